@@ -1,0 +1,1 @@
+"""The engine: everything Lathe does, without knowing that a page exists."""

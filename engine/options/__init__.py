@@ -1,0 +1,1 @@
+"""What may be asked: every option of every job, declared once."""

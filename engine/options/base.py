@@ -1,0 +1,146 @@
+"""What all groups of options share: strict, frozen, and all problems reported at once."""
+
+from __future__ import annotations
+
+import types
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from engine.errors import Problem, Refused
+from engine.options.option import about
+
+
+def _split(value: Any) -> Any:
+    """``"a, b"`` → ``("a", "b")``; a list stays a list; None and "" are no names at all."""
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+"""Several names: comma-separated on the command line, a list or a comma-separated text in YAML."""
+
+
+class Options(BaseModel):
+    """A group of options, or a job that takes several groups. Values never change after validation."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    kind: ClassVar[str] = ""
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Validate plain values, as YAML or a command line gives them.
+
+        Raises:
+            Refused: with one problem for each value that is not valid.
+        """
+        try:
+            return cls(**{name: _none_if_said(cls, name, value) for name, value in values.items()})
+        except ValidationError as error:
+            raise Refused(_problem(cls, detail) for detail in error.errors()) from error
+
+    def values(self) -> dict[str, Any]:
+        """All values, ready for YAML or JSON: names joined by commas where none contains one."""
+        return {name: _plain(value) for name, value in self.model_dump().items()}
+
+    @classmethod
+    def groups(cls) -> tuple[type[Options], ...]:
+        """The groups a job takes, in the order in which they are shown."""
+        return tuple(base for base in cls.__bases__ if issubclass(base, Options) and base is not Options) or (cls,)
+
+    def has_effect(self, name: str) -> bool:
+        """False when another option's value switches this one off."""
+        when = about(type(self).model_fields[name], "when")
+        return all(getattr(self, other) in allowed for other, allowed in when.items())
+
+
+def choices_of(field: FieldInfo) -> tuple[Any, ...]:
+    """The values a field is limited to; empty when it is free."""
+    for part in _alternatives(field.annotation):
+        if get_origin(part) is Literal:
+            return get_args(part)
+    return ()
+
+
+def allows_none(field: FieldInfo) -> bool:
+    return type(None) in _alternatives(field.annotation)
+
+
+def plain_type(field: FieldInfo) -> type:
+    """``int``, ``float``, ``bool``, ``str`` or ``tuple``: what the value is when it is not None."""
+    parts = [part for part in _alternatives(field.annotation) if part is not type(None)]
+    first = parts[0]
+    if get_origin(first) is Literal:
+        return type(get_args(first)[0])
+    return get_origin(first) or first
+
+
+def limits_of(field: FieldInfo) -> dict[str, float]:
+    """The numeric limits of a field: a subset of ``ge``, ``gt``, ``le``, ``lt``."""
+    found = {}
+    for item in field.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if getattr(item, name, None) is not None:
+                found[name] = getattr(item, name)
+    return found
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+def _none_if_said(cls: type[Options], name: str, value: Any) -> Any:
+    """"none", "null" and "" mean None for an option that may be None and has no value of that name."""
+    field = cls.model_fields.get(name)
+    if field is None or not isinstance(value, str) or not allows_none(field):
+        return value
+    said_none = value.strip().lower() in ("none", "null", "")
+    return None if said_none and value not in choices_of(field) else value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value) if any("," in item for item in value) else ",".join(value)
+    return value
+
+
+_SENTENCES = {
+    "extra_forbidden": "unknown_option",
+    "int_parsing": "not_an_integer",
+    "int_type": "not_an_integer",
+    "int_from_float": "not_an_integer",
+    "float_parsing": "not_a_number",
+    "float_type": "not_a_number",
+    "finite_number": "not_a_number",
+    "bool_parsing": "not_a_boolean",
+    "bool_type": "not_a_boolean",
+    "literal_error": "not_a_choice",
+    "greater_than_equal": "out_of_range",
+    "greater_than": "out_of_range",
+    "less_than_equal": "out_of_range",
+    "less_than": "out_of_range",
+}
+
+
+def _problem(cls: type[Options], detail: dict[str, Any]) -> Problem:
+    name = str(detail["loc"][0]) if detail["loc"] else None
+    facts: dict[str, Any] = {"option": name, "value": detail.get("input")}
+    key = _SENTENCES.get(detail["type"], "not_valid")
+    field = cls.model_fields.get(name or "")
+    if key == "not_a_choice":
+        facts["choices"] = ", ".join(str(choice) for choice in choices_of(field))
+    elif key == "out_of_range":
+        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+        facts["limits"] = ", ".join(f"{signs[sign]} {value:g}" for sign, value in limits_of(field).items())
+    elif key == "not_valid":
+        facts["detail"] = detail["msg"]
+    return Problem(key, name, facts)

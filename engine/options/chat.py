@@ -1,0 +1,15 @@
+"""What a chat needs beside a model."""
+
+from __future__ import annotations
+
+from engine.options.base import Options
+from engine.options.option import option
+
+
+class Chat(Options):
+    """A conversation with a model folder, a model with adapters, or a .gguf file."""
+
+    gguf: str | None = option(None, control="path")  # a .gguf file, instead of model_name_or_path
+    context_length: int = option(4096, ge=128, le=1048576, level="advanced", when={})  # tokens that llama.cpp holds
+    prompt: str | None = option(None, level="command")  # answer this and end
+    system: str | None = option(None, control="lines")

@@ -1,0 +1,221 @@
+"""A job ⇄ its command line: flags and YAML in, ``--help`` and the preview out. Knows nothing of how a job is done."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from engine.errors import Problem, Refused, UserError
+from engine.options.base import Options, allows_none, choices_of, limits_of, plain_type
+from engine.options.jobs import TrainJob
+from engine.options.option import about
+from engine.options.rules import problems_of
+from engine.options.training import further_training_arguments
+from engine.words import words
+
+PROGRAM = "python app.py"
+
+
+class Parsed(NamedTuple):
+    """A job that may run, and what its user should know about it."""
+
+    job: Options
+    warnings: list[Problem]
+
+
+def parse(job_type: type[Options], arguments: list[str]) -> Parsed:
+    """Read ``[file.yaml] [key=value …] [--key value …]``; what is written later wins.
+
+    Raises:
+        Refused: with every problem found.
+        UserError: a file that cannot be read.
+    """
+    return job_from(job_type, read_arguments(job_type, arguments))
+
+
+def job_from(job_type: type[Options], values: dict[str, Any]) -> Parsed:
+    """A validated job from plain values, however they were typed.
+
+    Raises:
+        Refused: with every problem found.
+    """
+    known, problems = _sort_out(job_type, values)
+    try:
+        job = job_type.from_values(known)
+        problems += problems_of(job)
+    except Refused as refused:
+        problems += refused.problems
+    if any(not problem.is_warning for problem in problems):
+        raise Refused([problem for problem in problems if not problem.is_warning])
+    return Parsed(job, problems)
+
+
+def read_arguments(job_type: type[Options], arguments: list[str]) -> dict[str, Any]:
+    """Plain values by option name, not yet validated."""
+    values: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if not equals:
+                value = _values_of_flag(job_type, name, rest)
+            values[name] = value
+        elif word.lower().endswith((".yaml", ".yml", ".json")) and "=" not in word:
+            values.update(read_options_file(Path(word)))
+        elif "=" in word:
+            name, _, value = word.partition("=")
+            values[name.replace("-", "_")] = value
+        else:
+            raise UserError("unexpected_word", word=word)
+    return values
+
+
+def read_options_file(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file (JSON is YAML).
+
+    Raises:
+        UserError: it is missing, is not valid YAML (with line and column), or is no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError("file_unreadable", path=path, detail=error.strerror) from error
+    except UnicodeDecodeError as error:
+        raise UserError("file_not_utf8", path=path, detail=error) from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        detail = getattr(error, "problem", None) or str(error)
+        raise UserError("file_not_yaml", path=path, line=line, column=column, detail=detail) from error
+    if not isinstance(content, dict):
+        raise UserError("file_no_mapping", path=path)
+    return {str(name): value for name, value in content.items()}
+
+
+def preview(job: Options) -> str:
+    """The shell command that runs exactly this job, one option a line; ``parse`` of it gives the same job."""
+    lines = [f"{PROGRAM} {job.kind}"]
+    for name, value in shown_values(job).items():
+        lines.append(f"    --{name} {shlex.quote(as_text(value))}")
+    return " \\\n".join(lines)
+
+
+def shown_values(job: Options) -> dict[str, Any]:
+    """What a command line has to say: the options in plain sight that have an effect, and all that differ."""
+    values = job.values()
+    shown = {}
+    for name, value in values.items():
+        field = type(job).model_fields.get(name)
+        if field is None:
+            shown[name] = value
+            continue
+        differs = getattr(job, name) != field.default
+        in_sight = about(field, "level") == "plain" and job.has_effect(name) and value not in (None, "")
+        if differs or in_sight:
+            shown[name] = value
+    return shown
+
+
+def as_text(value: Any) -> str:
+    """One value as it is typed: lists and mappings as JSON, None as "none"."""
+    if value is None:
+        return "none"
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)
+
+
+def help_text(job_type: type[Options], language: str = "en") -> str:
+    """What ``--help`` prints: usage, then each option by group with its help, limits, choices and default."""
+    lines = [words("cli.usage", language, command=f"{PROGRAM} {job_type.kind}"), ""]
+    lines += [words(f"cli.commands.{job_type.kind}", language)]
+    for group in job_type.groups():
+        lines += ["", words(f"groups.{group.__name__.lower()}.label", language)]
+        for name, field in group.model_fields.items():
+            if name == "training_arguments":
+                lines.append("  " + words("cli.further_training_arguments", language))
+                continue
+            lines.append(f"  --{name} {_value_hint(field)}".rstrip())
+            lines.append(f"      {words(f'options.{name}.help', language)}")
+            if field.default not in (None, "", ()):
+                default = as_text(",".join(field.default) if isinstance(field.default, tuple) else field.default)
+                lines.append(f"      {words('cli.default', language, value=default)}")
+    return "\n".join(lines)
+
+
+@lru_cache(maxsize=1)
+def reference_options() -> dict[str, Any]:
+    """Options of LLaMA-Factory that Lathe does not have, each with the value at which it does nothing."""
+    return yaml.safe_load(Path(__file__).with_name("reference_options.yaml").read_text(encoding="utf-8"))
+
+
+def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:
+    """The words after a flag: none means true; several are a list where the option takes one."""
+    taken = []
+    field = job_type.model_fields.get(name)
+    takes_many = field is not None and plain_type(field) is tuple
+    while rest and not rest[0].startswith("--") and (not taken or takes_many):
+        taken.append(rest.pop(0))
+    if not taken:
+        return True
+    if len(taken) > 1:
+        return taken
+    if taken[0][:1] in "[{" and taken[0][:1]:
+        try:
+            return json.loads(taken[0])
+        except ValueError:
+            return taken[0]
+    return taken[0]
+
+
+def _sort_out(job_type: type[Options], values: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+    """Split values into those the job knows and problems: unknown names, and options of others that would do nothing."""
+    known: dict[str, Any] = {}
+    problems: list[Problem] = []
+    names = list(job_type.model_fields)
+    if job_type is TrainJob:
+        names += further_training_arguments()
+    for name, value in values.items():
+        if name in names and name != "training_arguments":
+            known[name] = value
+        elif name in reference_options():
+            neutral = reference_options()[name]
+            if _same(value, neutral):
+                problems.append(Problem("reference_option_ignored", name, {"option": name}, is_warning=True))
+            else:
+                problems.append(Problem("not_built_yet", name, {"option": name, "value": value}))
+        else:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+            key = "unknown_option_near" if near else "unknown_option"
+            problems.append(Problem(key, name, {"option": name, "near": near[0] if near else ""}))
+    return known, problems
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Whether a typed value says what the neutral one says: "False" and false, "16" and 16, "none" and null."""
+    if isinstance(neutral, list):
+        return any(_same(value, each) for each in neutral)
+    if value is None or neutral is None:
+        return str(value).lower() in ("none", "null", "") and neutral is None
+    return yaml.safe_load(str(value)) == neutral or str(value) == str(neutral)
+
+
+def _value_hint(field: Any) -> str:
+    choices = choices_of(field)
+    if choices:
+        hint = "{" + ",".join(map(str, choices)) + "}"
+    else:
+        hint = {int: "N", float: "X", bool: "true|false", str: "TEXT", tuple: "A,B,…"}.get(plain_type(field), "VALUE")
+    limits = limits_of(field)
+    if limits:
+        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+        hint += "  (" + ", ".join(f"{signs[sign]} {value:g}" for sign, value in limits.items()) + ")"
+    return hint + ("  | none" if allows_none(field) else "")

@@ -1,0 +1,37 @@
+"""The one way to declare an option: a pydantic field that also says who sees it and when it has an effect."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+Level = Literal["plain", "advanced", "command"]
+
+
+def option(
+    default: Any,
+    *,
+    level: Level = "plain",
+    when: dict[str, tuple] | None = None,
+    suggestions: tuple = (),
+    control: str | None = None,
+    **limits: Any,
+) -> Any:
+    """Declare one option of an ``Options`` group.
+
+    Args:
+        default: the value when nothing is said.
+        level: "plain" stands in sight on the page, "advanced" one click away, "command" only on the command line.
+        when: the option has an effect only if each named option holds one of these values.
+        suggestions: values a drop-down offers beside what the user types.
+        control: a hint for the page where the type does not say enough: "slider", "path", "lines", "password".
+        **limits: ``ge``, ``gt``, ``le``, ``lt``, ``multiple_of`` as in pydantic.
+    """
+    about = {"level": level, "when": when or {}, "suggestions": suggestions, "control": control}
+    return Field(default, json_schema_extra=about, **limits)
+
+
+def about(field: Any, key: str) -> Any:
+    """What ``option()`` noted down for a pydantic field."""
+    return field.json_schema_extra[key]

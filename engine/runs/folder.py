@@ -1,0 +1,126 @@
+"""Where everything of a run lies: the only place in which a run's file names are spelled."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SAVES = Path("saves")
+"""Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder of one run (a training, an export, a conversion, a loaded chat model)."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """How a person refers to the run: its path below ``saves``, or the whole path when it lies elsewhere."""
+        try:
+            return self.path.absolute().relative_to(SAVES.absolute()).as_posix()
+        except ValueError:
+            return str(self.path)
+
+    @property
+    def job(self) -> Path:
+        """What was asked: ``kind``, ``options``; YAML, written once by ``start``."""
+        return self.path / "job.yaml"
+
+    @property
+    def state(self) -> Path:
+        """Where it stands; JSON, replaced atomically."""
+        return self.path / "state.json"
+
+    @property
+    def events(self) -> Path:
+        """All that happened; one JSON object a line, append only."""
+        return self.path / "trainer_log.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the worker printed, tracebacks included."""
+        return self.path / "running_log.txt"
+
+    @property
+    def lock(self) -> Path:
+        """Locked by the worker for as long as it lives."""
+        return self.path / ".lock"
+
+    @property
+    def stop_request(self) -> Path:
+        """Exists once somebody has asked the run to stop."""
+        return self.path / "stop_requested"
+
+    @property
+    def address(self) -> Path:
+        """Where a chat worker listens, and its key; readable by the owner only."""
+        return self.path / "address.json"
+
+    @property
+    def training_args(self) -> Path:
+        """The options of a training run as plain YAML that ``train`` takes as it is."""
+        return self.path / "training_args.yaml"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "all_results.json"
+
+    @property
+    def loss_plot(self) -> Path:
+        return self.path / "training_loss.png"
+
+    def checkpoints(self) -> list[Path]:
+        """Complete ``checkpoint-N`` folders, the earliest first; one without its state file was cut off in mid-save."""
+        found = []
+        for path in self.path.glob("checkpoint-*"):
+            match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+            if match and (path / "trainer_state.json").is_file():
+                found.append((int(match[1]), path))
+        return [path for _, path in sorted(found)]
+
+
+def model_label(model: str | None) -> str:
+    """The last part of a model's path or hub id, fit for a folder's name."""
+    last = Path(model or "model").name or "model"
+    return re.sub(r"[^\w.\-]+", "_", last)
+
+
+def new_folder(kind: str, model: str | None, method: str) -> Folder:
+    """A path for a new run that nothing uses yet: ``saves/<model>/<method>/<kind>_<time>``. Nothing is created."""
+    stem = SAVES / model_label(model) / method / f"{kind}_{time.strftime('%Y-%m-%d-%H-%M-%S')}"
+    path, count = stem, 1
+    while path.exists():
+        count += 1
+        path = stem.with_name(f"{stem.name}-{count}")
+    return Folder(path)
+
+
+def find_folder(name: str) -> Folder:
+    """The run that a person means by ``name``: a name below ``saves``, a path, or the last part of either.
+
+    Raises:
+        LookupError: no run, or more than one, has that name; the candidates are its arguments.
+    """
+    for path in (Path(name), SAVES / name):
+        if Folder(path).state.is_file():
+            return Folder(path)
+    matches = [folder for folder in all_folders() if folder.path.name == Path(name).name]
+    if len(matches) == 1:
+        return matches[0]
+    raise LookupError(*[folder.name for folder in matches])
+
+
+def all_folders() -> list[Folder]:
+    """Every run below ``saves``, and those elsewhere that left a link there; in no particular order."""
+    found = []
+    for parent, folders, files in os.walk(SAVES, followlinks=True):
+        if "state.json" in files:
+            found.append(Folder(Path(parent)))
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(("checkpoint-", "."))]
+    return found

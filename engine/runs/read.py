@@ -1,0 +1,119 @@
+"""Read side of a run's folder: list, state, events from an offset, alive or lost. Readers never write."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from engine.options.base import Options
+from engine.options.jobs import JOBS
+from engine.runs.folder import Folder, all_folders
+
+ENDED = ("done", "failed", "stopped", "lost")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands.
+
+    Args:
+        status: "starting", "running", "stopping", "done", "failed", "stopped" or "lost" (its worker died unheard).
+        kind: "train", "export", "gguf" or "chat".
+        started_at, finished_at: seconds since 1970, or None.
+        error: ``{"key": …, "facts": {…}}`` of a failed run, else None.
+        result: what the job leaves behind, e.g. ``{"export_dir": …}``.
+    """
+
+    status: str
+    kind: str
+    started_at: float | None = None
+    finished_at: float | None = None
+    pid: int | None = None
+    error: dict[str, Any] | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status in ENDED
+
+
+def is_alive(folder: Folder) -> bool:
+    """Whether the run's worker lives: it holds the lock for exactly as long, also through ``kill -9``."""
+    try:
+        with folder.lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+def read_state(folder: Folder) -> State:
+    """Raises: FileNotFoundError, if the folder holds no run."""
+    alive = is_alive(folder)  # asked first: a worker records its end before it lets go of the lock
+    content = json.loads(folder.state.read_text(encoding="utf-8"))
+    status = content["status"]
+    if status in ("starting", "running"):
+        if not alive:
+            status = "lost"
+        elif folder.stop_request.exists():
+            status = "stopping"
+    known = {name: content.get(name) for name in ("started_at", "finished_at", "pid", "error")}
+    return State(status=status, kind=content["kind"], result=content.get("result") or {}, **known)
+
+
+def read_job(folder: Folder) -> Options:
+    """The job exactly as it was asked. Raises: FileNotFoundError, Refused (written by an incompatible version)."""
+    content = yaml.safe_load(folder.job.read_text(encoding="utf-8"))
+    return JOBS[content["kind"]].from_values(content["options"])
+
+
+def read_events(folder: Folder, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Events from a byte offset on, and the offset to go on from. A line that is still being written waits."""
+    try:
+        with folder.events.open("rb") as file:
+            file.seek(offset)
+            block = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = block.rfind(b"\n") + 1
+    events = []
+    for line in block[:whole].splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # the torn last line of a writer that was killed
+        if isinstance(event, dict):
+            events.append(event)
+    return events, offset + whole
+
+
+def read_log(folder: Folder, last_bytes: int = 65536) -> str:
+    """The end of the raw log; of a progress bar that rewrites its line, the last form only."""
+    try:
+        with folder.log.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - last_bytes))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    lines = text.split("\n")[1 if size > last_bytes else 0 :]
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+
+
+def list_runs(*kinds: str) -> list[tuple[Folder, State]]:
+    """All runs of the given kinds (of every kind, when none is given), the latest first."""
+    found = []
+    for folder in all_folders():
+        try:
+            state = read_state(folder)
+        except (OSError, ValueError, KeyError):
+            continue  # deleted meanwhile, or not a run of ours
+        if not kinds or state.kind in kinds:
+            found.append((folder, state))
+    return sorted(found, key=lambda run: run[1].started_at or 0, reverse=True)

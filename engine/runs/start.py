@@ -1,0 +1,111 @@
+"""Starting a run: its folder, then a worker in a session of its own that outlives whoever started it."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from engine.errors import UserError
+from engine.options.base import Options
+from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
+from engine.runs.folder import SAVES, Folder, new_folder
+from engine.runs.read import read_state
+from engine.runs.record import update_state, write_job
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def start(job: Options, language: str = "en", owner_pid: int | None = None) -> Folder:
+    """Start a job in a process of its own and return at once.
+
+    Args:
+        job: a job without problems.
+        language: language of what the worker itself prints.
+        owner_pid: the worker ends when this process does; None: it outlives everybody.
+
+    Raises:
+        UserError: the folder is in use, or holds a finished run.
+    """
+    folder = folder_for(job)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with folder.lock.open("ab") as lock:
+        _take(lock, folder)
+        _refuse_finished(job, folder)
+        folder.stop_request.unlink(missing_ok=True)
+        if isinstance(job, TrainJob) and job.overwrite_output_dir:
+            folder.events.unlink(missing_ok=True)
+        write_job(folder, job, language)
+        update_state(
+            folder, kind=job.kind, status="starting", started_at=time.time(), finished_at=None, error=None, result=None
+        )
+        _leave_link(folder)
+        _spawn(folder, lock.fileno(), owner_pid)
+    return folder
+
+
+def folder_for(job: Options) -> Folder:
+    """Where a job's run lies: a training run in its ``output_dir``, the others in a folder of the same shape."""
+    if isinstance(job, TrainJob):
+        if job.output_dir:
+            return Folder(Path(job.output_dir))
+        return new_folder("train", job.model_name_or_path, job.finetuning_type)
+    if isinstance(job, ChatJob):
+        return new_folder("chat", job.gguf or job.model_name_or_path, "chat")
+    if isinstance(job, ExportJob | GgufJob):
+        return new_folder(job.kind, job.model_name_or_path, job.kind)
+    raise TypeError(f"{type(job).__name__} is not run by a worker")
+
+
+def _take(lock, folder: Folder) -> None:
+    """Lock the folder; the worker inherits the open file, and with it the lock, with no gap between."""
+    for _ in range(20):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.05)  # a reader holds it for a moment; a worker for good
+    raise UserError("run_in_use", folder=folder.path)
+
+
+def _refuse_finished(job: Options, folder: Folder) -> None:
+    """A finished run is never written over unless that was asked for; an unfinished one goes on."""
+    if not isinstance(job, TrainJob) or job.overwrite_output_dir or job.resume_from_checkpoint:
+        return
+    is_done = folder.state.is_file() and read_state(folder).status == "done"
+    foreign_weights = [
+        name for name in ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+        if (folder.path / name).is_file()
+    ]  # fmt: skip
+    if is_done or (foreign_weights and not folder.checkpoints()):
+        raise UserError("output_dir_finished", folder=folder.path)
+
+
+def _spawn(folder: Folder, lock_descriptor: int, owner_pid: int | None) -> None:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, "-m", "engine.work", str(folder.path)]
+    if owner_pid:
+        command.append(str(owner_pid))
+    with folder.log.open("ab") as log:
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True, pass_fds=(lock_descriptor,),
+        )  # fmt: skip
+
+
+def _leave_link(folder: Folder) -> None:
+    """So that a run outside ``saves`` is listed too: a link to it in ``saves/elsewhere``."""
+    target = folder.path.resolve()
+    if target.is_relative_to(SAVES.resolve()):
+        return
+    link = SAVES / "elsewhere" / f"{target.name}-{hashlib.sha256(str(target).encode()).hexdigest()[:8]}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.is_symlink():
+        link.symlink_to(target, target_is_directory=True)
+
+
