@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
+from typing_extensions import Self
 
 from engine.errors import Problem, Refused
 from engine.options.option import about
