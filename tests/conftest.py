@@ -1,0 +1,65 @@
+"""What all tests share: no network for models, the bundled model, a tiny random one, and a place to work in."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+
+@pytest.fixture(scope="session")
+def bundled_model() -> Path:
+    """The folder of SmolLM2-135M-Instruct, made from its package where it is not there yet."""
+    from engine.work.download import local_model
+
+    before = Path.cwd()
+    os.chdir(PROJECT)  # the name of the bundled model is a path below the working directory
+    try:
+        return Path(local_model("models/SmolLM2-135M-Instruct")).resolve()
+    finally:
+        os.chdir(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random weights and the bundled model's tokenizer: every path, in milliseconds."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory with the project's data and models in it, so that runs are saved to nobody's harm."""
+    for name in ("data", "models"):
+        (PROJECT / name).mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(PROJECT / name, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
