@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from typing_extensions import Self  # in typing itself from Python 3.11 on
-from typing_extensions import Self
 
 from engine.errors import Problem, Refused
 from engine.options.option import about
