@@ -11,6 +11,7 @@ import json
 import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,12 +101,16 @@ def draw_name(spec: dict[str, Any], kind: str, side: str, rng: random.Random) ->
             return name
 
 
-def fill(spec: dict[str, Any], pattern: Pattern, side: str, rng: random.Random) -> tuple[str, list[dict[str, str]]]:
-    """One sentence and its facts."""
+def fill(
+    spec: dict[str, Any], pattern: Pattern, side: str, uses: Counter[str], rng: random.Random
+) -> tuple[str, list[dict[str, str]]]:
+    """One sentence and its facts; prefers names that were used seldom so far, and counts them."""
     names: dict[str, str] = {}
     for slot in slots(pattern.sentence):
-        while slot not in names or list(names.values()).count(names[slot]) > 1:
-            names[slot] = draw_name(spec, kind_of(slot), side, rng)
+        drawn = [draw_name(spec, kind_of(slot), side, rng) for _ in range(8)]
+        new_here = [name for name in drawn if name not in names.values()]
+        names[slot] = min(new_here, key=uses.__getitem__)
+    uses.update(names.values())
     facts = []
     for subject, predicate, object_ in pattern.facts:
         subject_type, object_type = spec["predicates"][predicate]
@@ -135,11 +140,12 @@ def make_rows(language: str, side: str) -> list[dict[str, str]]:
         *in_turn(several_facts_patterns(spec, side), several, rng),
     ]
     rng.shuffle(patterns)
+    uses: Counter[str] = Counter()
     rows: dict[str, dict[str, str]] = {}
     for pattern in patterns:
-        sentence, facts = fill(spec, pattern, side, rng)
+        sentence, facts = fill(spec, pattern, side, uses, rng)
         while sentence in rows:
-            sentence, facts = fill(spec, pattern, side, rng)
+            sentence, facts = fill(spec, pattern, side, uses, rng)
         rows[sentence] = {
             "instruction": spec["instruction"],
             "input": spec["input"].replace("<sentence>", sentence),
