@@ -1,0 +1,70 @@
+"""What happens in training, told to the run folder; and the stop request, told to the training."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import Any
+
+from transformers import TrainerCallback
+
+from engine.runs.record import Recorder
+
+_LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "eval_loss": "eval_loss"}
+
+
+class Reporter(TrainerCallback):
+    """Writes ``trainer_log.jsonl`` with the fields this field's tools read, and stops when asked to.
+
+    Each line holds current_steps, total_steps, epoch, percentage (0 to 100), elapsed_time and remaining_time
+    (``H:MM:SS``), and where known loss, eval_loss, lr, grad_norm, throughput (tokens/s, padding not counted) and
+    total_tokens.
+    """
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._started = time.monotonic()
+        self._first_step = 0
+        self._first_tokens = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.monotonic()
+        self._first_step = state.global_step
+        self._first_tokens = state.num_input_tokens_seen
+        if state.global_step:
+            self._recorder.event(resumed_at=state.global_step)
+        self._recorder.event(**self._place(state))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._recorder.is_stop_requested and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        values = {ours: logs[theirs] for theirs, ours in _LOGGED.items() if logs and theirs in logs}
+        self._recorder.event(**self._place(state), **values)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._recorder.event(saved=f"checkpoint-{state.global_step}")
+
+    def _place(self, state: Any) -> dict[str, Any]:
+        """Where the training stands: steps, times and tokens."""
+        elapsed = time.monotonic() - self._started
+        done, total = state.global_step - self._first_step, state.max_steps - self._first_step
+        tokens = state.num_input_tokens_seen - self._first_tokens
+        place: dict[str, Any] = {
+            "current_steps": state.global_step,
+            "total_steps": state.max_steps,
+            "epoch": round(state.epoch or 0, 4),
+            "percentage": round(100 * state.global_step / state.max_steps, 2) if state.max_steps else 100,
+            "elapsed_time": _clock(elapsed),
+        }
+        if done:
+            place["remaining_time"] = _clock(elapsed * (total - done) / done)
+        if tokens and elapsed:
+            place |= {"throughput": round(tokens / elapsed, 2), "total_tokens": state.num_input_tokens_seen}
+        return place
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=int(seconds)))
