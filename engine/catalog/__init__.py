@@ -1,0 +1,1 @@
+"""What exists: models, chat templates, datasets, devices; all of it without torch."""
