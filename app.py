@@ -1,0 +1,98 @@
+"""The front door: no word serves the page, a command word does its job in the terminal.
+
+A room is imported only once it is known which command was typed, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+
+JOB_COMMANDS = ("train", "export", "gguf", "chat", "webui")
+COMMANDS = (*JOB_COMMANDS, "runs", "data", "env")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command. Returns the exit code: 0 done, 1 failed, 2 refused before it started, 130 stopped."""
+    from engine.errors import UserError
+    from engine.words import words
+
+    language, arguments = _language(arguments)
+    command, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("webui", arguments)
+    try:
+        if command in ("help", "--help", "-h") or arguments[:1] in (["--help"], ["-h"]):
+            print(words("cli.overview", language))
+            return 0
+        if command not in COMMANDS:
+            raise UserError("unknown_command", command=command, known=", ".join(COMMANDS))
+        if command in JOB_COMMANDS:
+            return _do_job(command, rest, language)
+        return _look(command, rest, language)
+    except UserError as error:
+        print(error.text(language), file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+def _do_job(command: str, arguments: list[str], language: str) -> int:
+    from engine.options.command import help_text, parse
+    from engine.options.jobs import JOBS
+
+    job_type = JOBS[command]
+    if {"--help", "-h"} & set(arguments):
+        print(help_text(job_type, language))
+        return 0
+    if command == "webui":
+        arguments = [*arguments, f"lang={language}"]
+    job, warnings = parse(job_type, arguments)
+    for warning in warnings:
+        print(warning.text(language), file=sys.stderr)
+    if command == "webui":
+        from webui.page import serve
+
+        return serve(job)
+    if command == "chat":
+        from terminal.chat import chat
+
+        return chat(job, language)
+    from terminal.watch import start_and_watch
+
+    return start_and_watch(job, language)
+
+
+def _look(command: str, arguments: list[str], language: str) -> int:
+    if command == "runs":
+        from terminal.runs import runs
+
+        return runs(arguments, language)
+    if command == "data":
+        from terminal.data import data
+
+        return data(arguments, language)
+    from terminal.env import env
+
+    return env(arguments, language)
+
+
+def _language(arguments: list[str]) -> tuple[str, list[str]]:
+    """Take ``--lang xx`` or ``--lang=xx`` out of the arguments; English when there is none."""
+    from engine.errors import UserError
+    from engine.words import LANGUAGES
+
+    language, rest, words_left = "en", [], list(arguments)
+    while words_left:
+        word = words_left.pop(0)
+        if word == "--lang" and words_left:
+            language = words_left.pop(0)
+        elif word.startswith("--lang="):
+            language = word.partition("=")[2]
+        else:
+            rest.append(word)
+    if language not in LANGUAGES:
+        print(UserError("unknown_language", language=language, known=", ".join(LANGUAGES)).text("en"), file=sys.stderr)
+        raise SystemExit(2)
+    return language, rest
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

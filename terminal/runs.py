@@ -1,0 +1,74 @@
+"""``runs list | watch | stop | resume``: the run folders from the terminal."""
+
+from __future__ import annotations
+
+import time
+
+from engine.errors import UserError
+from engine.runs.folder import Folder, find_folder
+from engine.runs.progress import watch
+from engine.runs.read import list_runs, read_state
+from engine.runs.resume import resumed_job
+from engine.runs.stop import ask_to_stop, end_now
+from engine.words import words
+from terminal.watch import start_and_watch, stay_with
+
+
+def runs(arguments: list[str], language: str) -> int:
+    """Do one of the words. Returns the exit code."""
+    if not arguments or arguments[0] in ("--help", "-h") or "--help" in arguments:
+        print(words("cli.commands.runs", language))
+        return 0
+    word, names = arguments[0], [name for name in arguments[1:] if not name.startswith("--")]
+    if word == "list":
+        return _list(language)
+    if word not in ("watch", "stop", "resume"):
+        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume")
+    if not names:
+        raise UserError("run_name_missing", command=word)
+    folder = _find(names[0])
+    if word == "watch":
+        return stay_with(folder, language, stop_on_interrupt=False)
+    if word == "resume":
+        return start_and_watch(resumed_job(folder), language)
+    return _stop(folder, "--now" in arguments, language)
+
+
+def _list(language: str) -> int:
+    found = list_runs("train", "export", "gguf")
+    if not found:
+        print(words("cli.no_runs", language))
+    for folder, state in found:
+        progress = watch(folder)
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started_at)) if state.started_at else ""
+        steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
+        loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
+        status = words(f"status.{state.status}", language)
+        print(f"{started:16}  {state.kind:7} {status:10} {steps:>11} {loss:12} {folder.name}")
+    return 0
+
+
+def _stop(folder: Folder, now: bool, language: str) -> int:
+    if read_state(folder).has_ended:
+        print(words("cli.already_ended", language, folder=folder.path))
+        return 0
+    if now:
+        end_now(folder)
+    else:
+        ask_to_stop(folder)
+        print(words("cli.stopping_run", language))
+        while not read_state(folder).has_ended:
+            time.sleep(0.2)
+    print(words("cli.ended.stopped", language, folder=folder.path))
+    return 0
+
+
+def _find(name: str) -> Folder:
+    try:
+        return find_folder(name)
+    except LookupError as error:
+        if error.args:
+            raise UserError("run_ambiguous", name=name, candidates=", ".join(error.args)) from error
+        raise UserError("run_unknown", name=name) from error
+
+

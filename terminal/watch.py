@@ -1,0 +1,137 @@
+"""A run watched in the terminal: what it is doing, a bar, the loss, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+
+from engine.options.base import Options
+from engine.runs.folder import Folder
+from engine.runs.progress import Progress, watch
+from engine.runs.read import read_log
+from engine.runs.start import start
+from engine.runs.stop import ask_to_stop, end_now
+from engine.words import has_words, words
+
+EXIT_CODES = {"done": 0, "failed": 1, "lost": 1, "stopped": 130}
+INTERVAL_S = 0.25
+
+
+def start_and_watch(job: Options, language: str) -> int:
+    """Start a job and stay with it to its end. Ctrl-C asks it to save and stop; a second one ends it at once."""
+    folder = start(job, language)
+    print(words("cli.started", language, folder=folder.path))
+    return stay_with(folder, language, stop_on_interrupt=True)
+
+
+def stay_with(folder: Folder, language: str, stop_on_interrupt: bool) -> int:
+    """Print what happens in a run until it ends; returns its exit code.
+
+    Args:
+        stop_on_interrupt: Ctrl-C stops the run; else it only ends the watching.
+    """
+    view = _View(language)
+    interrupted = 0
+    while True:
+        try:
+            progress = watch(folder)
+            view.show(progress)
+            if progress.status in EXIT_CODES:
+                view.end(folder, progress)
+                return EXIT_CODES[progress.status]
+            time.sleep(INTERVAL_S)
+        except KeyboardInterrupt:
+            if not stop_on_interrupt:
+                return 0
+            interrupted += 1
+            if interrupted == 1:
+                ask_to_stop(folder)
+                view.line(words("cli.stopping", language))
+            else:
+                end_now(folder)
+
+
+class _View:
+    """What has been printed so far; a bar that rewrites itself where the terminal can, plain lines where not."""
+
+    def __init__(self, language: str) -> None:
+        self._language = language
+        self._rewrites = sys.stdout.isatty()
+        self._warnings = 0
+        self._points = 0
+        self._last = ""
+        self._bar_width = 0
+
+    def show(self, progress: Progress) -> None:
+        for key, facts in progress.warnings[self._warnings :]:
+            self.line(words(f"errors.{key}", self._language, **facts))
+        self._warnings = len(progress.warnings)
+        for point in progress.points[self._points :]:
+            self.line(self._point(point, progress))
+        self._points = len(progress.points)
+        if progress.phase and progress.status not in EXIT_CODES:
+            text = words(f"phases.{progress.phase.name}", self._language)
+            if progress.phase.total:
+                text += f" {progress.phase.current}/{progress.phase.total}"
+            self._bar(text, is_new=progress.phase.name != self._last)
+            self._last = progress.phase.name
+        elif progress.total_steps:
+            self._bar(self._steps(progress), is_new=False)
+
+    def line(self, text: str) -> None:
+        self._clear()
+        print(text, flush=True)
+
+    def end(self, folder: Folder, progress: Progress) -> None:
+        self._clear()
+        if progress.status == "failed":
+            error = progress.error or {"key": "unexpected", "facts": {"detail": ""}}
+            key = error["key"] if has_words(f"errors.{error['key']}") else "unexpected"
+            print(words(f"errors.{key}", self._language, **{"detail": "", **error["facts"]}), file=sys.stderr)
+            print(words("cli.log_is_in", self._language, path=folder.log), file=sys.stderr)
+        elif progress.status == "lost":
+            print(words("cli.lost", self._language), file=sys.stderr)
+            print("\n".join(read_log(folder).splitlines()[-5:]), file=sys.stderr)
+        else:
+            print(words(f"cli.ended.{progress.status}", self._language, folder=folder.path))
+            if progress.status == "done" and progress.result:
+                print(json.dumps(progress.result, indent=2, ensure_ascii=False))
+
+    def _point(self, point: dict, progress: Progress) -> str:
+        names = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
+        shown = [f"{short} {point[name]:.4g}" for name, short in names.items() if name in point]
+        return f"{point['step']:>6}/{progress.total_steps}  " + "  ".join(shown)
+
+    def _steps(self, progress: Progress) -> str:
+        share = progress.step / progress.total_steps
+        width = 24
+        bar = "█" * round(width * share) + "░" * (width - round(width * share))
+        text = f"{bar} {progress.step}/{progress.total_steps} {100 * share:.0f}%"
+        if progress.loss is not None:
+            text += f"  loss {progress.loss:.4f}"
+        if progress.tokens_per_s:
+            text += f"  {progress.tokens_per_s:.0f} tokens/s"
+        if progress.remaining_s is not None:
+            text += "  " + words("cli.remaining", self._language, time=_clock(progress.remaining_s))
+        return text
+
+    def _bar(self, text: str, is_new: bool) -> None:
+        if self._rewrites:
+            text = text[: shutil.get_terminal_size().columns - 1]
+            print("\r" + text.ljust(self._bar_width), end="", flush=True)
+            self._bar_width = len(text)
+        elif is_new:
+            print(text, flush=True)
+
+    def _clear(self) -> None:
+        if self._rewrites and self._bar_width:
+            print("\r" + " " * self._bar_width + "\r", end="")
+            self._bar_width = 0
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
