@@ -46,25 +46,30 @@ class CatalogModel:
         return (self.modelscope if hub == "modelscope" else None) or self.huggingface
 
 
+BUNDLED = CatalogModel(
+    name="SmolLM2-135M-Instruct (bundled)",
+    huggingface="HuggingFaceTB/SmolLM2-135M-Instruct",
+    modelscope="HuggingFaceTB/SmolLM2-135M-Instruct",
+    template="smollm2",
+    path=Path("models/SmolLM2-135M-Instruct"),
+)
+"""The model that comes with Lathe; its folder is made by ``engine.work.bundled``."""
+
+
 @lru_cache(maxsize=1)
 def models() -> tuple[CatalogModel, ...]:
-    """All models of ``models.yaml``, the bundled one first."""
+    """The bundled model, then all of ``models.yaml``."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     rows = yaml.load(Path(__file__).with_name("models.yaml").read_text(encoding="utf-8"), Loader=loader)
-    return tuple(model for row in rows for model in _expand(row))
+    return (BUNDLED, *(model for row in rows for model in _expand(row)))
 
 
 def find_model(name: str) -> CatalogModel | None:
     return next((model for model in models() if model.name == name), None)
 
 
-def bundled() -> CatalogModel:
-    """The model that comes with Lathe."""
-    return models()[0]
-
-
 def is_bundled(name_or_path: str) -> bool:
-    return Path(name_or_path).absolute() == bundled().path.absolute()
+    return Path(name_or_path).absolute() == BUNDLED.path.absolute()
 
 
 def model_problem(name_or_path: str | None) -> Problem | None:
@@ -144,14 +149,12 @@ def _expand(row: dict[str, Any]) -> list[CatalogModel]:
     row = {"modelscope": row["huggingface"], **row}
     sizes = row.pop("sizes", [""])
     spelled = sizes if isinstance(sizes, dict) else {size: size for size in sizes}
-    path = Path(row["path"]) if "path" in row else None
     return [
         CatalogModel(
             name=row["name"].replace("{}", shown),
             huggingface=row["huggingface"].replace("{}", part),
             modelscope=row["modelscope"] and row["modelscope"].replace("{}", part),
             template=row["template"],
-            path=path,
         )
         for shown, part in spelled.items()
     ]

