@@ -17,7 +17,8 @@ def main(arguments: list[str]) -> int:
     from engine.words import words
 
     language, arguments = _language(arguments)
-    command, rest = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("webui", arguments)
+    has_command = arguments and not arguments[0].startswith("-")
+    command, rest = (arguments[0], arguments[1:]) if has_command else ("webui", arguments)
     try:
         if command in ("help", "--help", "-h") or arguments[:1] in (["--help"], ["-h"]):
             print(words("cli.overview", language))

@@ -19,7 +19,7 @@ def data(arguments: list[str], language: str) -> int:
     folder = Path(flags.get("dataset_dir", "data"))
     if word == "list":
         for name, entry in registered(folder).items():
-            print(f"{name:24} {entry.formatting:10} {entry.source}")
+            print(f"{name:24} {entry.formatting:10} {entry.path or '?'}")
         return 0
     if word != "show":
         raise UserError("unknown_command", command=f"data {word}", known="list, show")

@@ -70,5 +70,3 @@ def _find(name: str) -> Folder:
         if error.args:
             raise UserError("run_ambiguous", name=name, candidates=", ".join(error.args)) from error
         raise UserError("run_unknown", name=name) from error
-
-

@@ -1,4 +1,4 @@
-"""What can be seen to be wrong before anything is started: files and folders that a job names but that are not there."""
+"""What can be seen to be wrong before a start: files and folders that a job names and that are not there."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def _compose(template: Template) -> str:
     return "".join(lines)
 
 
-_PLACES = {"{bos}": "bos_token", "{eos}": "eos_token"}
+_PLACES = {"{bos}": "(bos_token or '')", "{eos}": "(eos_token or '')"}
 
 
 def _expression(text: str, content: str = "''") -> str:

@@ -166,25 +166,18 @@ def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:
         taken.append(rest.pop(0))
     if not taken:
         return True
-    if len(taken) > 1:
-        return taken
-    if taken[0][:1] in "[{" and taken[0][:1]:
-        try:
-            return json.loads(taken[0])
-        except ValueError:
-            return taken[0]
-    return taken[0]
+    return taken if len(taken) > 1 else taken[0]
 
 
 def _sort_out(job_type: type[Options], values: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """Split values into those the job knows and problems: unknown names, and options of others that would do nothing."""
+    """Split values into those the job knows and problems: unknown names, and options that Lathe does not have."""
     known: dict[str, Any] = {}
     problems: list[Problem] = []
-    names = list(job_type.model_fields)
+    names = [name for name in job_type.model_fields if name != "training_arguments"]
     if job_type is TrainJob:
         names += further_training_arguments()
     for name, value in values.items():
-        if name in names and name != "training_arguments":
+        if name in names:
             known[name] = value
         elif name in reference_options():
             neutral = reference_options()[name]
@@ -193,10 +186,18 @@ def _sort_out(job_type: type[Options], values: dict[str, Any]) -> tuple[dict[str
             else:
                 problems.append(Problem("not_built_yet", name, {"option": name, "value": value}))
         else:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+            near = _nearest(name, names)
             key = "unknown_option_near" if near else "unknown_option"
-            problems.append(Problem(key, name, {"option": name, "near": near[0] if near else ""}))
+            problems.append(Problem(key, name, {"option": name, "near": near}))
     return known, problems
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    """The name that was meant: one that differs by a slip, holds all that was typed, or looks alike; "" if none."""
+    slip = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    whole = [each for each in names if f"_{name}_" in f"_{each}_"]
+    alike = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return next(iter(slip + whole + alike), "")
 
 
 def _same(value: Any, neutral: Any) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.catalog.checks import problems_on_disk
+from engine.errors import Refused, UserError
 from engine.options.base import Options
 from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
 from engine.runs.folder import SAVES, Folder, new_folder
@@ -29,8 +31,12 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         owner_pid: the worker ends when this process does; None: it outlives everybody.
 
     Raises:
+        Refused: files that the job names are not there, or cannot be read.
         UserError: the folder is in use, or holds a finished run.
     """
+    problems = problems_on_disk(job)
+    if problems:
+        raise Refused(problems)
     folder = folder_for(job)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.lock.open("ab") as lock:
@@ -38,7 +44,7 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         _refuse_finished(job, folder)
         folder.stop_request.unlink(missing_ok=True)
         if isinstance(job, TrainJob) and job.overwrite_output_dir:
-            folder.events.unlink(missing_ok=True)
+            _clear(folder)
         write_job(folder, job, language)
         update_state(
             folder, kind=job.kind, status="starting", started_at=time.time(), finished_at=None, error=None, result=None
@@ -85,8 +91,16 @@ def _refuse_finished(job: Options, folder: Folder) -> None:
         raise UserError("output_dir_finished", folder=folder.path)
 
 
+def _clear(folder: Folder) -> None:
+    """Remove what an earlier run left, so that nothing of it is taken for this one's."""
+    for checkpoint in folder.checkpoints():
+        shutil.rmtree(checkpoint)
+    for path in (folder.events, folder.results, folder.loss_plot, folder.log):
+        path.unlink(missing_ok=True)
+
+
 def _spawn(folder: Folder, lock_descriptor: int, owner_pid: int | None) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "engine.work", str(folder.path)]
     if owner_pid:
@@ -107,5 +121,3 @@ def _leave_link(folder: Folder) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(target, target_is_directory=True)
-
-

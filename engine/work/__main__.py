@@ -57,7 +57,7 @@ def explain(error: BaseException) -> dict:
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return {"key": "out_of_memory", "facts": {"detail": text}}
-    if isinstance(error, OSError) and error.errno == 28 or "No space left on device" in text:
+    if (isinstance(error, OSError) and error.errno == 28) or "No space left on device" in text:
         return {"key": "disk_full", "facts": {"detail": text}}
     return {"key": "unexpected", "facts": {"detail": text}}
 

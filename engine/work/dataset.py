@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +16,7 @@ from engine.catalog.datasets import Example, find_entry, read_rows, to_messages
 from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.runs.record import Recorder
-from engine.work.encode import Encoded, encode, segments
+from engine.work.encode import Encoded, Segment, encode, segments
 
 
 class Rows(Dataset):
@@ -95,14 +96,12 @@ def hold_out(rows: list[Encoded], val_size: float, seed: int) -> tuple[list[Enco
     )
 
 
-def _encoded(
-    job: TrainJob, names: Iterable[str], tokenizer: Any, recorder: Recorder, counts: Counts
-) -> list[Encoded]:
+def _encoded(job: TrainJob, names: Iterable[str], tokenizer: Any, recorder: Recorder, counts: Counts) -> list[Encoded]:
     rows = []
     for name in names:
         entry = find_entry(Path(job.dataset_dir), name)
-        for _, row in islice(read_rows(entry), job.max_samples):
-            encoded = encode_example(job, tokenizer, to_messages(row, entry))
+        for number, row in islice(read_rows(entry), job.max_samples):
+            encoded = encode_example(job, tokenizer, to_messages(row, entry, number))
             counts.rows += 1
             counts.rows_cut += encoded.cut > 0
             counts.tokens_cut += encoded.cut
@@ -125,8 +124,14 @@ def encode_example(job: TrainJob, tokenizer: Any, example: Example) -> Encoded:
     return encode(tokenizer, example_segments(job, tokenizer, example), job.cutoff_len)
 
 
-def example_segments(job: TrainJob, tokenizer: Any, example: Example) -> list:
-    """The segments of one row: what the page shows as learned is what is learned."""
+def example_segments(job: TrainJob, tokenizer: Any, example: Example) -> list[Segment]:
+    """The segments of one row: what the page shows as learned is what is learned.
+
+    Raises:
+        UserError: the row has tools, and a template was chosen by name that cannot show them to the model.
+    """
+    if example.tools and job.template:
+        raise UserError("template_without_tools", template=job.template)
     messages = list(example.messages)
     if job.default_system and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": job.default_system})
@@ -136,4 +141,5 @@ def example_segments(job: TrainJob, tokenizer: Any, example: Example) -> list:
         train_on_prompt=job.train_on_prompt,
         mask_history=job.mask_history,
         enable_thinking=job.enable_thinking,
+        tools=json.loads(example.tools) if example.tools else None,
     )

@@ -17,7 +17,6 @@ from transformers import TrainingArguments, set_seed
 from engine.catalog.devices import Precision, best_device, devices, precision
 from engine.errors import UserError
 from engine.options.jobs import TrainJob
-from engine.options.training import further_training_arguments
 from engine.runs.folder import Folder
 from engine.runs.plot import save_loss_plot
 from engine.runs.progress import watch
@@ -44,7 +43,7 @@ def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
     tokenizer = load_tokenizer(path, job)
     rows = prepare(job, tokenizer, recorder)
     recorder.phase("loading_model")
-    model = make_trainable(load_model(path, job, chosen.weights, device), job)
+    model = make_trainable(load_model(path, job, getattr(torch, chosen.weights), device.address), job)
     recorder.event(parameters=count_parameters(model), precision=dataclasses.asdict(chosen), device=device.name)
     recorder.check_stop()
     trainer = SupervisedTrainer(
@@ -76,7 +75,7 @@ def training_arguments(job: TrainJob, folder: Folder, chosen: Precision, has_eva
     """transformers' arguments: every option that goes by one of their names, and what is decided for this device."""
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     given = {name: value for name, value in job.model_dump().items() if name in known}
-    given |= {name: job.training_arguments[name] for name in further_training_arguments() if name in job.training_arguments}
+    given |= job.training_arguments
     ours = {
         "output_dir": str(folder.path),
         "bf16": chosen.autocast == "bfloat16",
