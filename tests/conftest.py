@@ -16,14 +16,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """The folder of SmolLM2-135M-Instruct, made from its package where it is not there yet."""
-    from engine.work.download import local_model
+    from engine.catalog.models import BUNDLED
+    from engine.work.bundled import make_bundled
 
-    before = Path.cwd()
-    os.chdir(PROJECT)  # the name of the bundled model is a path below the working directory
-    try:
-        return Path(local_model("models/SmolLM2-135M-Instruct")).resolve()
-    finally:
-        os.chdir(before)
+    return make_bundled(PROJECT / BUNDLED.path)
 
 
 @pytest.fixture(scope="session")

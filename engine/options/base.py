@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import types
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
 
@@ -14,16 +15,21 @@ from engine.options.option import about
 
 
 def _split(value: Any) -> Any:
-    """``"a, b"`` → ``("a", "b")``; a list stays a list; None and "" are no names at all."""
+    """``"a, b"`` and ``'["a", "b"]'`` → ``("a", "b")``; a list stays a list; None and "" are no names at all."""
     if value is None:
         return ()
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            return json.loads(value)
+        except ValueError:
+            pass  # a name that begins with a bracket
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
-"""Several names: comma-separated on the command line, a list or a comma-separated text in YAML."""
+"""Several names, separated by commas; as a list (in JSON on the command line) where one of them holds a comma."""
 
 
 class Options(BaseModel):
@@ -100,8 +106,10 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _none_if_said(cls: type[Options], name: str, value: Any) -> Any:
-    """"none", "null" and "" mean None for an option that may be None and has no value of that name."""
+    """ "none", "null" and "" mean None for an option that may be None and has no value of that name."""
     field = cls.model_fields.get(name)
+    if value is False and field is not None and "no" in choices_of(field):
+        return "no"  # PyYAML reads a bare no as false
     if field is None or not isinstance(value, str) or not allows_none(field):
         return value
     said_none = value.strip().lower() in ("none", "null", "")
@@ -110,7 +118,8 @@ def _none_if_said(cls: type[Options], name: str, value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
-        return list(value) if any("," in item for item in value) else ",".join(value)
+        text = ",".join(value)
+        return text if _split(text) == value else list(value)
     return value
 
 
@@ -133,7 +142,8 @@ _SENTENCES = {
 
 
 def _problem(cls: type[Options], detail: dict[str, Any]) -> Problem:
-    name = str(detail["loc"][0]) if detail["loc"] else None
+    path = detail["loc"][1:] if detail["loc"][:1] == ("training_arguments",) else detail["loc"]
+    name = str(path[0]) if path else None
     facts: dict[str, Any] = {"option": name, "value": detail.get("input")}
     key = _SENTENCES.get(detail["type"], "not_valid")
     field = cls.model_fields.get(name or "")

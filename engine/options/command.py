@@ -104,7 +104,8 @@ def preview(job: Options) -> str:
     """The shell command that runs exactly this job, one option a line; ``parse`` of it gives the same job."""
     lines = [f"{PROGRAM} {job.kind}"]
     for name, value in shown_values(job).items():
-        lines.append(f"    --{name} {shlex.quote(as_text(value))}")
+        text = as_text(value)
+        lines.append(f"    --{name}{'=' if text.startswith('--') else ' '}{shlex.quote(text)}")
     return " \\\n".join(lines)
 
 

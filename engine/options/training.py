@@ -6,12 +6,14 @@ stand in ``training_arguments.yaml``, which a test compares with the installed t
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import model_validator
+from pydantic import BeforeValidator, TypeAdapter, field_validator, model_validator
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from engine.options.base import Names, Options
 from engine.options.option import option
@@ -61,17 +63,21 @@ class Training(Options):
     @model_validator(mode="before")
     @classmethod
     def _gather_further_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Move ``weight_name: value`` of fields that are not declared here into ``training_arguments``."""
+        """Move the values of fields that are not declared here into ``training_arguments``."""
         known = further_training_arguments()
-        further = {name: _typed(name, known[name], values[name]) for name in values if name in known}
-        if not further:
-            return values
+        further = {name: value for name, value in values.items() if name in known}
         rest = {name: value for name, value in values.items() if name not in known}
         return {**rest, "training_arguments": {**rest.get("training_arguments", {}), **further}}
 
+    @field_validator("training_arguments", mode="before")
+    @classmethod
+    def _convert_further_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return _further_types().validate_python(values)
+
     def values(self) -> dict[str, Any]:
         plain = super().values()
-        return {**plain, **plain.pop("training_arguments")}
+        further = plain.pop("training_arguments")
+        return {**plain, **further}
 
 
 @lru_cache(maxsize=1)
@@ -81,14 +87,45 @@ def further_training_arguments() -> dict[str, str]:
     return yaml.safe_load(text)
 
 
-def _typed(name: str, kind: str, value: Any) -> Any:
-    """Convert what was typed to the kind that transformers expects; "any" is taken as YAML gives it."""
-    if isinstance(value, str) and (kind != "str" or value.lower() in ("none", "null")):
-        value = yaml.safe_load(value) if value.lower() != "none" else None
-    if value is None or kind in ("any", "str"):
-        return value
-    if kind == "bool" and isinstance(value, bool):
-        return value
-    if kind in ("int", "float") and not isinstance(value, bool):
-        return {"int": int, "float": float}[kind](value)
-    raise ValueError(f"{name}: {value!r} is not of type {kind}")
+@lru_cache(maxsize=1)
+def _further_types() -> TypeAdapter:
+    """What converts the further fields, and reports each that is wrong under its own name."""
+    plain = {"int": int, "float": float, "bool": bool, "str": str}
+    types = {
+        name: Annotated[plain[kind] | None, BeforeValidator(_none_if_said)] if kind in plain else _ANY
+        for name, kind in further_training_arguments().items()
+    }
+    return TypeAdapter(TypedDict("FurtherTrainingArguments", types, total=False))
+
+
+def _none_if_said(value: Any) -> Any:
+    if value is False:
+        return "no"  # PyYAML reads a bare no as false; a boolean takes "no" as well
+    return None if isinstance(value, str) and value.strip().lower() in ("none", "null", "") else value
+
+
+def _structure(value: Any) -> Any:
+    """A mapping or list that was typed as text, as YAML; true, false and none as what they say; other text as it is."""
+    if isinstance(value, str) and value.strip().lower() in ("none", "null", "", "true", "false"):
+        return yaml.safe_load(value.lower().replace("none", "null"))
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            value = yaml.safe_load(value)
+        except yaml.YAMLError:
+            return value
+    return _numbers(value)
+
+
+def _numbers(value: Any) -> Any:
+    """The texts that are numbers inside a mapping or list, as numbers: PyYAML reads 1e-6 as text."""
+    if isinstance(value, dict):
+        return {name: _number(_numbers(each)) for name, each in value.items()}
+    return [_number(_numbers(each)) for each in value] if isinstance(value, list) else value
+
+
+def _number(value: Any) -> Any:
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
+    return float(value) if is_number else value
+
+
+_ANY = Annotated[Any, BeforeValidator(_structure)]
