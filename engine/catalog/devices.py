@@ -113,7 +113,7 @@ def precision(device: Device, bf16: bool = False, fp16: bool = False, pure_bf16:
             weights=dtype,
             trained="bfloat16" if pure else "float32",
             autocast="float32" if pure else dtype,
-            reason_key=f"precision.{reason}",
+            reason_key=reason,
             facts={**facts, "dtype": dtype},
             is_changed=is_changed,
             is_cpu=device.is_cpu,
@@ -121,23 +121,23 @@ def precision(device: Device, bf16: bool = False, fp16: bool = False, pure_bf16:
 
     if bf16 or pure_bf16:
         if device.has_fast_bfloat16:
-            return chosen("bfloat16", "as_asked")
+            return chosen("bfloat16", "precision.as_asked")
         if device.is_cpu:
-            return chosen("float32", "cpu_without_bfloat16", is_changed=True)
-        return chosen("float16", "gpu_without_bfloat16", is_changed=True)
+            return chosen("float32", "precision.cpu_without_bfloat16", is_changed=True)
+        return chosen("float16", "precision.gpu_without_bfloat16", is_changed=True)
     if fp16:
         return (
-            chosen("float32", "cpu_without_float16", is_changed=True)
+            chosen("float32", "precision.cpu_without_float16", is_changed=True)
             if device.is_cpu
-            else chosen("float16", "as_asked")
+            else chosen("float16", "precision.as_asked")
         )
     if device.has_fast_bfloat16:
-        return chosen("bfloat16", "fast_bfloat16")
+        return chosen("bfloat16", "precision.fast_bfloat16")
     if device.is_cpu:
-        return chosen("float32", "cpu_without_bfloat16")
+        return chosen("float32", "precision.cpu_without_bfloat16")
     if device.capability >= (7, 0) or device.capability == (6, 0):
-        return chosen("float16", "gpu_without_bfloat16")
-    return chosen("float32", "gpu_slow_float16")  # 6.1: float16 at 1/64 of float32's speed
+        return chosen("float16", "precision.gpu_without_bfloat16")
+    return chosen("float32", "precision.gpu_slow_float16")  # 6.1: float16 at 1/64 of float32's speed
 
 
 def recommended_threads() -> int:

