@@ -1,0 +1,67 @@
+"""What the tabs of one page share: words, top bar, and who watches what. Nothing here belongs to one visitor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gradio as gr
+
+from webui.language import Texts
+from webui.topbar import TopBar
+
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+"""How every event of the page is declared: no public API endpoint, no veil over what it updates."""
+
+QUICK = {**PRIVATE, "queue": False}
+"""An event that answers at once and waits for nobody."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What a tab shows of run folders.
+
+    Args:
+        tab: id of the tab; a panel is looked at only while its tab is open.
+        inputs: components whose values ``render`` takes after the language.
+        outputs: components that it fills, in the order of what it returns.
+        render: called by a timer; cheap, and without effects.
+    """
+
+    tab: str
+    inputs: Sequence[Any]
+    outputs: Sequence[Any]
+    render: Callable[..., list[Any]]
+
+
+@dataclass
+class Frame:
+    """A page under construction.
+
+    Args:
+        tabs: the ``gr.Tabs``; an event that sends ``gr.Tabs(selected=…)`` to it opens another tab.
+        tab: a ``gr.State`` with the id of the open tab.
+        panels: filled by each tab; watched by the page.
+        translated: (function of the language and inputs, inputs, outputs) for what a switch of the language renders
+            anew, beside the words of ``texts`` and the panels.
+    """
+
+    texts: Texts
+    top: TopBar
+    tabs: Any
+    tab: Any
+    panels: list[Panel] = field(default_factory=list)
+    translated: list[tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]] = field(default_factory=list)
+
+    @property
+    def language(self) -> Any:
+        return self.top.language
+
+
+def changed_only(values: list[Any], seen: list[str] | None) -> tuple[list[Any], list[str]]:
+    """Replace what a browser already shows by ``gr.skip()``; returns that, and what it shows then."""
+    now = [repr(value) for value in values]
+    if seen is None or len(seen) != len(now):
+        return values, now
+    return [gr.skip() if then == new else value for value, then, new in zip(values, seen, now, strict=True)], now

@@ -1,0 +1,116 @@
+"""A form whose job runs in a worker, the run beside it, and the bar below: what Export and GGUF have in common."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import UserError
+from engine.runs.progress import Progress
+from engine.runs.start import start
+from engine.runs.stop import ask_to_stop
+from engine.words import words
+from webui import live
+from webui.form import Form, notice, problems_in, refusal, warnings_notice
+from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.language import escaped
+
+_one_start_at_a_time = threading.Lock()
+
+
+class JobView:
+    """Card, log, Start and Stop of the latest run of one kind."""
+
+    def __init__(self, frame: Frame, form: Form, kind: str, summary: Callable[[Progress, str], str]) -> None:
+        """Args: summary: what is said about a run that is done, as HTML, from its progress and the language."""
+        self._frame, self._form, self._kind, self._summary = frame, form, kind, summary
+        self.next_buttons: list[Any] = []
+        self.started = gr.State(None)
+
+    def build_live(self) -> None:
+        self._card = gr.HTML(elem_id=f"{self._kind}-status", js_on_load=None)
+        self._result = gr.HTML(elem_id=f"{self._kind}-result", js_on_load=None)
+        with gr.Row(elem_classes="buttons next-steps"):
+            self._next_place = gr.Row(elem_classes="buttons")
+        with self._frame.texts.make(gr.Accordion, {"label": "page.log.label"}, open=True):
+            self._log = gr.HTML(elem_id=f"{self._kind}-log", elem_classes="log-view", js_on_load=None)
+
+    def build_next(self, text: str, elem_id: str) -> Any:
+        """A button that leads on from a finished run; of use once there is one."""
+        with self._next_place:
+            button = self._frame.texts.make(
+                gr.Button, {"value": text}, elem_id=elem_id, interactive=False, variant="primary", min_width=120
+            )
+        self.next_buttons.append(button)
+        return button
+
+    def build_bar(self, start_text: str) -> None:
+        make = self._frame.texts.make
+        with gr.Column(elem_classes="action-bar"):
+            self._notice = gr.HTML(elem_id=f"{self._kind}-notice", js_on_load=None)
+            with gr.Row(elem_classes="buttons"):
+                self._start = make(
+                    gr.Button, {"value": start_text}, variant="primary", elem_id=f"{self._kind}-start", min_width=120
+                )
+                self._stop = make(
+                    gr.Button, {"value": "page.buttons.stop"}, elem_id=f"{self._kind}-stop", interactive=False,
+                    min_width=90,
+                )  # fmt: skip
+
+    def connect(self) -> None:
+        form, language = self._form, self._frame.language
+        outputs = [self._card, self._result, self._log, self._stop, *self.next_buttons]
+        self._frame.panels.append(Panel(self._kind, [self.started], outputs, self._watched))
+        self._start.click(
+            self._on_start, [language, *form.inputs], [self.started, self._notice, *form.inputs],
+            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+        )  # fmt: skip
+        self._stop.click(self._on_stop, [language, self.started], self._notice, **QUICK)
+        self._frame.translated.append((lambda language: "", [], [self._notice]))
+
+    def result_of(self, started: str | None) -> dict[str, Any]:
+        """What the run on the screen left behind; empty unless it is done."""
+        progress = live.look(live.chosen_run(started, self._kind))
+        return progress.result if progress and progress.status == "done" else {}
+
+    def _watched(self, language: str, started: str | None) -> list[Any]:
+        folder = live.chosen_run(started, self._kind)
+        progress = live.look(folder)
+        is_done = progress is not None and progress.status == "done"
+        return [
+            live.card(folder, progress, language, escaped(words(f"page.{self._kind}.no_run", language))),
+            self._summary(progress, language) if is_done else "",
+            live.log(folder, language),
+            gr.update(interactive=live.is_active(progress) and progress.status != "stopping"),
+            *[gr.update(interactive=is_done) for _ in self.next_buttons],
+        ]
+
+    def _on_start(self, language: str, *raw: Any) -> list[Any]:
+        with _one_start_at_a_time:
+            running = live.active_run(self._kind)
+            if running:
+                text = escaped(words("page.train.already_running", language, name=running.name))
+                return [gr.skip(), notice("error", text), *self._form.notes((), language)]
+            try:
+                job, warnings = self._form.job(raw)
+                folder = start(job, language)
+            except UserError as error:
+                return [gr.skip(), refusal(error, language), *self._form.notes(problems_in(error), language)]
+        live.forget_list()
+        return [folder.name, warnings_notice(warnings, language), *self._form.notes((), language)]
+
+    def _on_stop(self, language: str, started: str | None) -> str:
+        folder = live.chosen_run(started, self._kind)
+        if folder is None or not live.is_active(live.look(folder)):
+            return notice("warning", escaped(words("page.train.nothing_to_stop", language)))
+        ask_to_stop(folder)
+        return notice("good", escaped(words("page.stopping", language)))
+
+
+def facts_table(rows: list[tuple[str, Any]]) -> str:
+    """Names and values, one pair a row; both are escaped here."""
+    cells = "".join(f"<dt>{escaped(name)}</dt><dd>{escaped(value)}</dd>" for name, value in rows)
+    return f'<dl class="facts">{cells}</dl>'

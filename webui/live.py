@@ -1,0 +1,186 @@
+"""What a run looks like while it lives and afterwards, as HTML made from its folder alone; all viewers see the same."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+from engine.runs.folder import Folder, find_folder
+from engine.runs.progress import Progress, watch
+from engine.runs.read import list_runs, read_job, read_log
+from engine.words import words
+from webui.curve import curves
+from webui.language import escaped, phase_words, sentence
+
+LOG_BYTES = 16384
+LIST_AGE_S = 1.0
+
+_listed: dict[tuple[str, ...], tuple[float, list]] = {}
+_listed_lock = threading.Lock()
+
+
+def runs_of(*kinds: str) -> list:
+    """``list_runs``, at most once a second for all viewers together."""
+    with _listed_lock:
+        made_at, runs = _listed.get(kinds, (0.0, []))
+        if time.monotonic() - made_at > LIST_AGE_S:
+            runs = list_runs(*kinds)
+            _listed[kinds] = (time.monotonic(), runs)
+        return runs
+
+
+def forget_list() -> None:
+    """After a start: the next look shall see the new run at once."""
+    with _listed_lock:
+        _listed.clear()
+
+
+def chosen_run(name: str | None, *kinds: str) -> Folder | None:
+    """The run of that name if there is one, else the one that is active, else the latest."""
+    if name:
+        try:
+            return find_folder(name)
+        except LookupError:
+            pass  # deleted meanwhile, or mistyped in the address: show what there is
+    runs = runs_of(*kinds)
+    active = [folder for folder, state in runs if not state.has_ended]
+    return (active or [folder for folder, _ in runs] or [None])[0]
+
+
+def active_run(*kinds: str) -> Folder | None:
+    """The run of these kinds that is alive now; asked anew, never from memory."""
+    return next((folder for folder, state in list_runs(*kinds) if not state.has_ended), None)
+
+
+def look(folder: Folder | None) -> Progress | None:
+    """How far a run is; None when there is none, or it has been deleted."""
+    try:
+        return watch(folder) if folder else None
+    except (FileNotFoundError, KeyError, ValueError):
+        return None
+
+
+def is_active(progress: Progress | None) -> bool:
+    return progress is not None and progress.status in ("starting", "running", "stopping")
+
+
+def card(folder: Folder | None, progress: Progress | None, language: str, empty: str) -> str:
+    """Status, progress bar with the time left, and the figures of a run.
+
+    Args:
+        empty: what is said when there is no run yet, as HTML.
+    """
+    if folder is None or progress is None:
+        return f'<div class="run-card"><div class="empty">{empty}</div></div>'
+    chip = f'<span class="chip {progress.status}">{escaped(words(f"page.status.{progress.status}", language))}</span>'
+    name = f'<span class="run-name">{escaped(folder.name)}</span>'
+    parts = [f'<div class="run-head">{chip}{name}</div>', _bar(progress, language), _tiles(progress, language)]
+    if progress.error:
+        parts.append(f'<div class="notice error" role="alert">{_error(progress, language)}</div>')
+    for key, facts in progress.warnings[-3:]:
+        parts.append(f'<div class="notice warning">{escaped(sentence(key, language, facts))}</div>')
+    return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
+
+
+def charts(progress: Progress | None, language: str) -> str:
+    return curves(progress.points, language) if progress else ""
+
+
+def log(folder: Folder | None, language: str) -> str:
+    """The last lines of a run's log; the newest is at the bottom, where the view begins."""
+    text = read_log(folder, LOG_BYTES).strip() if folder else ""
+    shown = escaped(text or words("page.log.empty", language))
+    label = escaped(words("page.log.label", language))
+    return f'<div class="log" tabindex="0" role="log" aria-label="{label}"><div>{shown}</div></div>'
+
+
+def clock(time_s: float | None) -> str:
+    """Seconds as ``1:02:03``, the same in every language."""
+    if time_s is None:
+        return "–"
+    whole = max(0, round(time_s))
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
+
+
+def size(size_bytes: float | None) -> str:
+    return f"{size_bytes / 1e9:.2f} GB" if size_bytes and size_bytes >= 1e9 else f"{(size_bytes or 0) / 1e6:.0f} MB"
+
+
+def moment(seconds_since_1970: float | None) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds_since_1970)) if seconds_since_1970 else "–"
+
+
+def model_of(folder: Folder) -> str:
+    """The model a run was asked for, or "–" when its job can no longer be read."""
+    try:
+        job = read_job(folder)
+    except Exception:  # written by another version, half deleted, edited by hand: the list is shown all the same
+        return "–"
+    return getattr(job, "gguf", None) or getattr(job, "model_name_or_path", None) or "–"
+
+
+def percent(progress: Progress) -> float | None:
+    """How much is done, 0 to 100; None when that cannot be said."""
+    if progress.status == "done":
+        return 100.0
+    if progress.phase and progress.phase.total:
+        return 100 * min(1, (progress.phase.current or 0) / progress.phase.total)
+    if progress.phase is None and progress.total_steps:
+        return 100 * min(1, progress.step / progress.total_steps)
+    return None
+
+
+def _bar(progress: Progress, language: str) -> str:
+    done = percent(progress)
+    passed = (progress.finished_at or time.time()) - progress.started_at if progress.started_at else progress.elapsed_s
+    facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed))]
+    if is_active(progress) and progress.remaining_s is not None and progress.phase is None:
+        facts.append(words("page.progress.left", language, time=clock(progress.remaining_s)))
+    is_unknown = done is None and is_active(progress)
+    inner = '<div class="moving"></div>' if is_unknown else f'<div style="width:{done or 0:.1f}%"></div>'
+    value = "" if done is None else f' aria-valuenow="{done:.0f}"'
+    label = escaped(words("page.progress.label", language))
+    return (
+        f'<div class="bar" role="progressbar" aria-label="{label}" aria-valuemin="0" aria-valuemax="100"{value}>'
+        f"{inner}</div>"
+        f'<div class="bar-line">{"".join(f"<span>{escaped(fact)}</span>" for fact in facts if fact)}</div>'
+    )
+
+
+def _position(progress: Progress, language: str) -> str:
+    """The step, or the phase and how far it is, with the share that is done."""
+    done = percent(progress)
+    share = f" · {done:.0f} %" if done is not None else ""
+    phase = progress.phase
+    if phase and is_active(progress):
+        counted = f" {_amount(phase.current, phase.unit)} / {_amount(phase.total, phase.unit)}" if phase.total else ""
+        return phase_words(phase.name, language) + counted + share
+    if progress.total_steps:
+        return words("page.progress.steps", language, step=progress.step, total=progress.total_steps) + share
+    return share.removeprefix(" · ")
+
+
+def _amount(value: float | None, unit: str | None) -> str:
+    if unit == "bytes":
+        return f"{(value or 0) / 1e6:.0f} MB"
+    return f"{value or 0:g}"
+
+
+def _tiles(progress: Progress, language: str) -> str:
+    figures = [
+        ("loss", progress.loss, "{:.4g}"), ("eval_loss", progress.eval_loss, "{:.4g}"),
+        ("learning_rate", progress.learning_rate, "{:.2e}"), ("epoch", progress.epoch, "{:.2f}"),
+        ("grad_norm", progress.grad_norm, "{:.3g}"), ("tokens_per_s", progress.tokens_per_s, "{:,.0f}"),
+    ]  # fmt: skip
+    tiles = [
+        f"<div><dt>{escaped(words(f'page.figures.{name}', language))}</dt><dd>{form.format(value)}</dd></div>"
+        for name, value, form in figures
+        if value is not None
+    ]
+    return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
+
+
+def _error(progress: Progress, language: str) -> str:
+    error: dict[str, Any] = progress.error or {}
+    return escaped(sentence(error.get("key", "unexpected"), language, error.get("facts") or {}))

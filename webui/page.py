@@ -1,0 +1,131 @@
+"""Puts the tabs together into one page, and serves it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import UserError
+from engine.options.serve import Serve
+from engine.words import words
+from webui.frame import QUICK, Frame, changed_only
+from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
+from webui.tab_chat import ChatTab
+from webui.tab_export import ExportTab
+from webui.tab_gguf import GgufTab
+from webui.tab_runs import RunsTab
+from webui.tab_train import TrainTab
+from webui.theme import CSS, HEAD, theme
+from webui.topbar import TopBar
+
+TICK_S = 1.5
+TABS = ("train", "runs", "chat", "export", "gguf")
+
+
+def serve(job: Serve) -> int:
+    """Serve the page until it is interrupted. Returns the exit code.
+
+    Raises:
+        UserError: another program already listens on the port.
+    """
+    _refuse_taken_port(job.host, job.port)
+    os.environ.setdefault("NO_PROXY", "localhost,127.0.0.1")
+    page = build_page(job.lang)
+    page.launch(
+        server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
+        css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
+        ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
+    )  # fmt: skip
+    print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
+    try:
+        page.block_thread()
+    finally:
+        page.close()
+    return 0
+
+
+def build_page(language: str = "en") -> gr.Blocks:
+    """The whole page, in the language it has before a browser says which it reads."""
+    texts = Texts(language)
+    with gr.Blocks(title="Lathe", analytics_enabled=False, fill_width=True) as page:
+        remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
+        top = TopBar(texts)
+        tab, shown, seen = gr.State("train"), gr.State(None), gr.State({})
+        with gr.Tabs(elem_id="tabs", selected="train") as tabs:
+            frame = Frame(texts, top, tabs, tab)
+            made: dict[str, Any] = {}
+            makers: dict[str, Callable[[], Any]] = {
+                "train": lambda: TrainTab(frame, shown),
+                "runs": lambda: RunsTab(frame, made["train"], shown),
+                "chat": lambda: ChatTab(frame),
+                "export": lambda: ExportTab(frame),
+                "gguf": lambda: GgufTab(frame),
+            }
+            for name in TABS:
+                with texts.make(gr.Tab, {"label": f"page.tabs.{name}"}, id=name, elem_id=f"tab-{name}") as opened:
+                    made[name] = makers[name]()
+                opened.select(lambda name=name: name, None, tab, **QUICK)
+        top.connect()
+        made["runs"].opens(made["chat"], made["export"])
+        made["export"].opens(made["chat"], made["gguf"])
+        made["gguf"].opens(made["chat"])
+        for each in made.values():
+            each.connect()
+        _watch_folders(page, frame, seen)
+        _speak(page, frame, remembered, shown)
+    return page
+
+
+def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
+    """One timer for all tabs: what the open tab shows of run folders, and only what has changed."""
+    panels = frame.panels
+    inputs = [component for panel in panels for component in panel.inputs]
+    outputs = [component for panel in panels for component in panel.outputs]
+
+    def look(tab: str, language: str, seen_before: dict[str, list[str]], *values: Any) -> list[Any]:
+        rest, updates, seen_now = list(values), [], dict(seen_before)
+        for panel in panels:
+            own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
+            if panel.tab != tab:
+                updates += [gr.skip()] * len(panel.outputs)
+                continue
+            changed, seen_now[tab] = changed_only(panel.render(language, *own), seen_before.get(tab))
+            updates += changed
+        return [seen_now, *updates]
+
+    asked = {"inputs": [frame.tab, frame.language, seen, *inputs], "outputs": [seen, *outputs], **QUICK}
+    gr.Timer(TICK_S).tick(look, **asked)
+    gr.on([page.load, frame.tab.change, *(each.change for each in inputs), frame.language.change], look, **asked)
+
+
+def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:
+    """The language of each browser: guessed, chosen, remembered; and the run that its address names."""
+    texts, language = frame.texts, frame.language
+
+    def greet(memory: dict[str, str] | None, request: gr.Request) -> list[Any]:
+        chosen = first_language(memory, request, texts.language)
+        updates = texts.updates(chosen) if chosen != texts.language else [gr.skip()] * len(texts.components)
+        return [chosen, request.query_params.get("run"), *updates]
+
+    def switch(chosen: str) -> list[Any]:
+        return [{"language": chosen}, *texts.updates(chosen)]
+
+    page.load(greet, remembered, [language, shown, *texts.components], **QUICK)
+    language.input(switch, language, [remembered, *texts.components], **QUICK)
+    language.change(None, language, None, js=SET_DOCUMENT_LANGUAGE)
+    page.load(None, language, None, js=SET_DOCUMENT_LANGUAGE)
+    for render, inputs, outputs in frame.translated:
+        language.change(render, [language, *inputs], outputs, **QUICK)
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError("port_taken", port=port, host=host, detail=error.strerror) from error

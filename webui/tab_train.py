@@ -1,0 +1,222 @@
+"""The Train tab: the form of a training run, the run that is watched, and the bar that starts and stops it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import gradio as gr
+
+from engine.errors import UserError
+from engine.options.command import preview
+from engine.options.jobs import TrainJob
+from engine.options.option import about
+from engine.runs.folder import Folder
+from engine.runs.start import start
+from engine.runs.stop import ask_to_stop, end_now
+from engine.words import words
+from webui import live
+from webui.dataset_rows import DatasetRows, dataset_names
+from webui.form import Form, notice, problems_in, refusal, warnings_notice
+from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.language import escaped
+
+SECTIONS = ("data", "training", "lora", "freeze", "model")
+ELSEWHERE = {"infer_dtype", "stage"}  # no use for training here; one stage only, until there are more
+LAST = ("output_dir",)
+GUIDE = ("model", "data", "start", "use")
+
+_one_start_at_a_time = threading.Lock()
+
+
+class TrainTab:
+    """Builds the tab inside the ``gr.Tab`` that is open now."""
+
+    def __init__(self, frame: Frame, shown: Any) -> None:
+        """Args: shown: a ``gr.State`` with the name of the run to watch, or None for the active or latest one."""
+        self._frame, self._texts, self.shown = frame, frame.texts, shown
+        self.form = Form(TrainJob, frame.texts)
+        self.form.adopt(frame.top.controls)
+        with gr.Row(elem_classes="train"):
+            with gr.Column(elem_classes="train-form", min_width=280):
+                self._build_form()
+            with gr.Column(elem_classes="train-live", min_width=280):
+                self._build_live()
+        self._build_bar()
+        self.form.show_initial_visibility()
+
+    def _build_form(self) -> None:
+        plain, advanced = self._levels("plain"), self._levels("advanced")
+        for group, names in plain.items():
+            self._section(group, names)
+        with self._texts.make(gr.Accordion, {"label": "page.train.advanced"}, open=False, elem_id="train-advanced"):
+            for group, names in advanced.items():
+                self._section(group, names)
+
+    def _levels(self, level: str) -> dict[str, list[str]]:
+        """Group → its options of this level that are not in the top bar."""
+        found = {}
+        groups = {group.__name__.lower(): group for group in TrainJob.groups()}
+        for group in SECTIONS:
+            names = [
+                name for name, field in groups[group].model_fields.items()
+                if about(field, "level") == level and name not in self.form.controls and name not in ELSEWHERE
+            ]  # fmt: skip
+            if names:
+                found[group] = sorted(names, key=lambda name: name in LAST)
+        return found
+
+    def _section(self, group: str, names: list[str]) -> None:
+        with gr.Column(elem_classes="section") as section:
+            self._texts.make(gr.HTML, {"value": lambda language: _heading(group, language)}, js_on_load=None)
+            with gr.Row(elem_classes="fields"):
+                for name in names:
+                    own = {"choices": dataset_names("data")} if name in ("dataset", "eval_dataset") else {}
+                    wide = {"elem_classes": "wide"} if name in ("dataset", "output_dir", "default_system") else {}
+                    self.form.add(name, **own, **wide)
+            if "dataset" in names:
+                self._rows = DatasetRows(self._frame, self.form.controls["dataset_dir"], self.form.controls["dataset"])
+        self.form.section(section, names)
+
+    def _build_live(self) -> None:
+        self._card = gr.HTML(elem_id="train-status", js_on_load=None)
+        self._charts = gr.HTML(elem_id="train-curve", js_on_load=None)
+        with self._texts.make(gr.Accordion, {"label": "page.log.label"}, open=True, elem_id="train-log-box"):
+            self._log = gr.HTML(elem_id="train-log", elem_classes="log-view", js_on_load=None)
+
+    def _build_bar(self) -> None:
+        make = self._texts.make
+        with gr.Column(elem_classes="action-bar", elem_id="train-bar"):
+            self._notice = gr.HTML(elem_id="train-notice", js_on_load=None)
+            self._command = make(
+                gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, visible=False,
+                elem_id="train-command", buttons=["copy", "download"], max_lines=16,
+            )  # fmt: skip
+            with gr.Row(elem_classes="buttons"):
+                self._start = make(
+                    gr.Button, {"value": "page.buttons.start"}, variant="primary", elem_id="start", min_width=90
+                )  # fmt: skip
+                self._stop = make(
+                    gr.Button, {"value": "page.buttons.stop_and_save"}, elem_id="stop", interactive=False, min_width=90
+                )  # fmt: skip
+                self._stop_now = make(
+                    gr.Button, {"value": "page.buttons.stop_now"}, variant="stop", elem_id="stop-now",
+                    interactive=False, min_width=90,
+                )  # fmt: skip
+                self._preview = make(
+                    gr.Button, {"value": "page.buttons.preview"}, elem_id="preview-command", min_width=90
+                )  # fmt: skip
+        self._is_previewed = gr.State(False)
+
+    def connect(self) -> None:
+        form, language = self.form, self._frame.language
+        self._frame.panels.append(
+            Panel("train", [self.shown], [self._card, self._charts, self._log, self._stop, self._stop_now], _watched)
+        )
+        gr.on(
+            [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
+            trigger_mode="always_last", **QUICK,
+        )  # fmt: skip
+        notes = [self._notice, *form.inputs]
+        self._start.click(
+            self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
+            concurrency_limit=None, **PRIVATE,
+        )  # fmt: skip
+        self._stop.click(_on_stop, [language, self.shown], self._notice, **QUICK)
+        self._stop_now.click(
+            _on_stop_now, [language, self.shown], self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE
+        )  # fmt: skip
+        previewed = [self._is_previewed, language, *form.inputs]
+        self._preview.click(self._on_preview, previewed, [self._is_previewed, self._command, *notes], **QUICK)
+        gr.on(
+            [each.change for each in form.inputs], self._on_change, previewed, self._command,
+            trigger_mode="always_last", **QUICK,
+        )  # fmt: skip
+        self._frame.translated.append((lambda language: "", [], [self._notice]))
+        names = [form.controls["dataset"], form.controls["eval_dataset"]]
+        folder = form.controls["dataset_dir"]
+        for event in (folder.change, names[0].focus):
+            event(lambda path: [gr.update(choices=dataset_names(path))] * 2, folder, names, **QUICK)
+        self._rows.connect()
+
+    def _on_start(self, language: str, *raw: Any) -> list[Any]:
+        """Start what the form says, unless a run is alive already or the form has problems."""
+        with _one_start_at_a_time:
+            running = live.active_run("train")
+            if running:
+                text = escaped(words("page.train.already_running", language, name=running.name))
+                return [gr.skip(), notice("error", text), *self.form.notes((), language)]
+            try:
+                job, warnings = self.form.job(raw)
+                folder = start(job, language)
+            except UserError as error:
+                return [gr.skip(), refusal(error, language), *self.form.notes(problems_in(error), language)]
+        live.forget_list()
+        return [folder.name, warnings_notice(warnings, language), *self.form.notes((), language)]
+
+    def _on_preview(self, is_shown: bool, language: str, *raw: Any) -> list[Any]:
+        """Show the command, or put it away again."""
+        if is_shown:
+            return [False, gr.update(visible=False), "", *self.form.notes((), language)]
+        try:
+            job, warnings = self.form.job(raw)
+        except UserError as error:
+            problems = self.form.notes(problems_in(error), language)
+            return [False, gr.update(visible=False), refusal(error, language), *problems]
+        shown = gr.update(value=preview(job), visible=True)
+        return [True, shown, warnings_notice(warnings, language), *self.form.notes((), language)]
+
+    def _on_change(self, is_shown: bool, language: str, *raw: Any) -> Any:
+        """Keep the command true to the form for as long as it is shown."""
+        if not is_shown:
+            return gr.skip()
+        try:
+            return preview(self.form.job(raw).job)
+        except UserError:
+            return "# " + words("page.train.command_incomplete", language)
+
+
+def _watched(language: str, shown: str | None) -> list[Any]:
+    folder = live.chosen_run(shown, "train")
+    progress = live.look(folder)
+    is_active = live.is_active(progress)
+    is_stopping = progress is not None and progress.status == "stopping"
+    return [
+        live.card(folder, progress, language, _guide(language)),
+        live.charts(progress, language),
+        live.log(folder, language),
+        gr.update(interactive=is_active and not is_stopping),
+        gr.update(interactive=is_active),
+    ]
+
+
+def _on_stop(language: str, shown: str | None) -> str:
+    folder = _active(shown)
+    if folder is None:
+        return notice("warning", escaped(words("page.train.nothing_to_stop", language)))
+    ask_to_stop(folder)
+    return notice("good", escaped(words("page.train.stopping", language)))
+
+
+def _on_stop_now(language: str, shown: str | None) -> str:
+    folder = _active(shown)
+    if folder is None:
+        return notice("warning", escaped(words("page.train.nothing_to_stop", language)))
+    end_now(folder)
+    return notice("good", escaped(words("page.train.stopped_now", language)))
+
+
+def _active(shown: str | None) -> Folder | None:
+    """The run on the screen, if it is alive."""
+    folder = live.chosen_run(shown, "train")
+    return folder if live.is_active(live.look(folder)) else None
+
+
+def _guide(language: str) -> str:
+    """What a visitor with no run yet does first."""
+    steps = "".join(f"<li>{escaped(words(f'page.guide.{step}', language))}</li>" for step in GUIDE)
+    return f'<div class="guide"><b>{escaped(words("page.guide.title", language))}</b><ol>{steps}</ol></div>'
+
+
+def _heading(group: str, language: str) -> str:
+    return f"<h3>{escaped(words(f'groups.{group}.label', language))}</h3>"

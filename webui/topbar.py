@@ -1,0 +1,117 @@
+"""What stands above every tab: language, model, hub, method, checkpoints, chat template."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from engine.catalog.models import find_model, models
+from engine.catalog.templates import template_names
+from engine.options.jobs import TrainJob
+from engine.words import words
+from webui.controls import NOTHING, control
+from webui.language import Texts, language_choices
+from webui.live import runs_of
+
+
+class TopBar:
+    """The controls of the top bar; ``controls`` are those that are options of the jobs, by their names."""
+
+    def __init__(self, texts: Texts) -> None:
+        with gr.Row(elem_classes="masthead"):
+            texts.make(gr.HTML, {"value": _brand}, elem_classes="brand-block", js_on_load=None)
+            self.language = texts.make(
+                gr.Dropdown, {"label": "page.top.language"}, choices=language_choices(), value=texts.language,
+                elem_id="language", filterable=False, scale=0, min_width=140,
+            )  # fmt: skip
+        fields = TrainJob.model_fields
+        with gr.Row(elem_classes="topbar", equal_height=True):
+            self.model_name = texts.make(
+                gr.Dropdown, {"label": "page.top.model_name", "info": "page.top.model_name_help"},
+                choices=model_choices(), value=models()[0].name, elem_id="model_name", min_width=150, scale=3,
+            )  # fmt: skip
+            path = control("model_name_or_path", fields["model_name_or_path"], texts, scale=4)
+            hub = control("hub", fields["hub"], texts, scale=2, filterable=False)
+            method = control("finetuning_type", fields["finetuning_type"], texts, scale=2, filterable=False)
+            adapters = control(
+                "adapter_name_or_path", fields["adapter_name_or_path"], texts, scale=4,
+                choices=checkpoint_choices(None),
+            )  # fmt: skip
+            template = texts.make(
+                gr.Dropdown,
+                {"label": "options.template.label", "info": "options.template.help", "choices": template_choices},
+                value=NOTHING, elem_id="template", min_width=150, scale=2,
+            )  # fmt: skip
+        self.controls: dict[str, Any] = {
+            "model_name_or_path": path, "hub": hub, "finetuning_type": method, "adapter_name_or_path": adapters,
+            "template": template,
+        }  # fmt: skip
+        self.path, self.hub, self.adapters, self.template = path, hub, adapters, template
+
+    def connect(self) -> None:
+        """What follows from a choice; only a person's choice counts, never a value set by the page."""
+        private = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        self.model_name.input(
+            fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private
+        )  # fmt: skip
+        self.hub.input(fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private)
+        self.model_name.focus(lambda: gr.update(choices=model_choices()), None, self.model_name, **private)
+        self.adapters.focus(
+            lambda path: gr.update(choices=checkpoint_choices(path)), self.path, self.adapters, **private
+        )  # fmt: skip
+
+
+def fill_from_name(name: str | None, hub: str) -> tuple[Any, Any]:
+    """Where a model of the catalogue is on a hub, with its own template; a local folder is its own name."""
+    if not name:
+        return gr.skip(), gr.skip()
+    model = find_model(name)
+    return (model.location(hub) if model else name), NOTHING
+
+
+def model_choices() -> list[tuple[str, str]]:
+    """The catalogue, and after it the models on this disk that were merged or fully trained here."""
+    return [(model.name, model.name) for model in models()] + [(path, path) for path in local_models()]
+
+
+def local_models() -> list[str]:
+    """Folders of whole models that were merged or fully trained here, the latest first."""
+    found = []
+    for _, state in runs_of("export"):
+        folder = state.result.get("export_dir")
+        if state.status == "done" and folder and Path(folder).is_dir():
+            found.append(str(folder))
+    for run, _ in runs_of("train"):
+        if (run.path / "config.json").is_file() and not (run.path / "adapter_config.json").is_file():
+            found.append(str(run.path))
+    return list(dict.fromkeys(found))
+
+
+def checkpoint_choices(model: str | None) -> list[tuple[str, str]]:
+    """Adapters of finished runs and of their checkpoints, those of this base model first."""
+    found: list[tuple[bool, str, str]] = []
+    for run, _ in runs_of("train"):
+        for folder in (run.path, *reversed(run.checkpoints())):
+            config = folder / "adapter_config.json"
+            if config.is_file():
+                name = run.name if folder == run.path else f"{run.name}/{folder.name}"
+                found.append((_base_of(config) != model, name, str(folder)))
+    return [(name, path) for _, name, path in sorted(found, key=lambda item: item[0])]
+
+
+def template_choices(language: str) -> list[tuple[str, str]]:
+    return [(words("choices.template.none", language), NOTHING)] + [(name, name) for name in template_names()]
+
+
+def _base_of(config: Path) -> str | None:
+    try:
+        return json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError):
+        return None
+
+
+def _brand(language: str) -> str:
+    return f'<div class="brand"><h1>Lathe</h1><p>{words("page.tagline", language)}</p></div>'
