@@ -1,4 +1,4 @@
-"""Which family a model belongs to, and the numbers of ``config.json`` that llama.cpp wants; ``architectures.yaml`` read.
+"""Which family a model belongs to, and the numbers of ``config.json`` that llama.cpp wants, by ``architectures.yaml``.
 
 It does not look at a tensor or at the tokenizer.
 """

@@ -60,6 +60,11 @@ def add_vocabulary(writer, tokenizer, folder: Path, vocabulary_size: int) -> Non
     special.add_to_gguf(writer, quiet=True)
 
 
+def known_text() -> str:
+    """A text of odd spaces, numbers, scripts and signs, which hardly two kinds of tokenizer cut the same way."""
+    return _known_pretokenizers()[0]
+
+
 def pretokenizer_of(tokenizer) -> str:
     """llama.cpp's name for the way a BPE tokenizer cuts text into words, by the ids it gives to one fixed text.
 
