@@ -1,0 +1,56 @@
+"""The README.md of a merged model: what it was made from, how, and what was proven. It names no local path."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+
+def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The text of the card.
+
+    Args:
+        name: the base model as it was asked for: a hub id or a local folder.
+        base: its folder; the licence that its own card names is carried over.
+        adapters: configurations of the adapters, in the order in which they were merged.
+        facts: ``dtype`` and ``verified``, as the export job returns them.
+    """
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not Path(name).exists()
+    shown = name if is_hub_id else Path(name).name
+    front = ["library_name: transformers", "pipeline_tag: text-generation"]
+    front += [f"base_model: {name}"] if is_hub_id else []
+    front += [f"license: {license_name}"] if (license_name := _license(base)) else []
+    made = "with these LoRA adapters merged into its weights, in this order" if adapters else "saved anew"
+    lines = ["---", *front, "---", "", f"# {shown}, merged" if adapters else f"# {shown}", "", f"{shown}, {made}."]
+    if adapters:
+        lines += ["", *(f"{number}. {_described(config)}" for number, config in enumerate(adapters, start=1))]
+    verified = facts["verified"]
+    lines += [
+        "",
+        f"Weights: {facts['dtype']}. Merged in float32 by Lathe and checked against the base model: "
+        f"{verified['tensors_changed']} tensors changed, {verified['tensors_unchanged']} equal bit for bit.",
+    ]
+    if verified["logit_max_difference"] is not None:
+        lines.append(
+            f"Largest difference of a logit from base + adapters on sample prompts: "
+            f"{verified['logit_max_difference']:.2g} (allowed: {verified['logit_tolerance']:.2g})."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _described(config: dict[str, Any]) -> str:
+    variants = [word for word, option in ((", rsLoRA", "use_rslora"), (", DoRA", "use_dora")) if config.get(option)]
+    modules = config.get("target_modules") or []
+    targets = modules if isinstance(modules, str) else ", ".join(sorted(modules))
+    return f"rank {config['r']}, alpha {config['lora_alpha']:g}{''.join(variants)}; modules: {targets}"
+
+
+def _license(base: Path) -> str | None:
+    """The licence in the front matter of the base model's own card."""
+    card = base / "README.md"
+    if not card.is_file():
+        return None
+    front = re.match(r"---\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    found = re.search(r"^license:\s*(\S+)\s*$", front[1], re.MULTILINE) if front else None
+    return found[1] if found else None
