@@ -86,8 +86,8 @@ class Folder:
 
 def model_label(model: str | None) -> str:
     """The last part of a model's path or hub id, fit for a folder's name."""
-    last = Path(model or "model").name or "model"
-    return re.sub(r"[^\w.\-]+", "_", last)
+    last = re.sub(r"[^\w.\-]+", "_", Path(model or "").name)
+    return last.lstrip(".") or "model"  # a name that begins with a dot is hidden, or leads out of the folder
 
 
 def new_folder(kind: str, model: str | None, method: str) -> Folder:

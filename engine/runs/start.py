@@ -47,8 +47,9 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
             _clear(folder)
         write_job(folder, job, language)
         update_state(
-            folder, kind=job.kind, status="starting", started_at=time.time(), finished_at=None, error=None, result=None
-        )
+            folder, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
+            result=None,
+        )  # fmt: skip
         _leave_link(folder)
         _spawn(folder, lock.fileno(), owner_pid)
     return folder

@@ -22,7 +22,7 @@ def ask_to_stop(folder: Folder) -> None:
 
 def end_now(folder: Folder, grace_s: float = GRACE_S) -> None:
     """End a run's processes, first politely and after ``grace_s`` seconds for good; returns when they are gone."""
-    pid = read_state(folder).pid
+    pid = _pid_of_worker(folder, grace_s)
     if pid and is_alive(folder):
         _signal_group(pid, signal.SIGTERM)
         if not _wait_until_gone(folder, grace_s):
@@ -30,6 +30,14 @@ def end_now(folder: Folder, grace_s: float = GRACE_S) -> None:
             _wait_until_gone(folder, grace_s)
     if read_state(folder).status == "lost":
         update_state(folder, status="stopped", finished_at=time.time())
+
+
+def _pid_of_worker(folder: Folder, timeout_s: float) -> int | None:
+    """The worker's number; one that was started a moment ago is waited for until it has recorded it."""
+    deadline = time.monotonic() + timeout_s
+    while read_state(folder).pid is None and is_alive(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return read_state(folder).pid
 
 
 def _signal_group(pid: int, number: int) -> None:
