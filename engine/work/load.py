@@ -5,11 +5,14 @@ It does not know where a folder came from (``download.py``) nor what is done wit
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_flash_attn_2_available
 
@@ -113,7 +116,7 @@ def render_prompt(
             with_system(messages, job), tokenize=False, add_generation_prompt=add_generation_prompt, **extra
         )
     except (TemplateError, TypeError, KeyError) as error:
-        raise UserError("load.template_refuses", detail=error) from error
+        raise UserError("template_refused", detail=error) from error
 
 
 def with_system(messages: list[dict[str, Any]], job: Model) -> list[dict[str, Any]]:
@@ -147,19 +150,12 @@ def _model_folder(path: str | Path) -> Path:
     return path
 
 
-class _readable:
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     """Turns what transformers raises about a folder that it cannot use into a sentence for the user."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> None:
-        if error is None or isinstance(error, UserError) or "out of memory" in str(error).lower():
-            return
-        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
-            raise UserError("load.remote_code", path=self.path) from error
-        if isinstance(error, OSError | ValueError | KeyError | ImportError) or "Safetensor" in type(error).__name__:
-            raise UserError("load.model_unreadable", path=self.path, detail=error) from error
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError("load.remote_code", path=path) from error
+        raise UserError("load.model_unreadable", path=path, detail=error) from error

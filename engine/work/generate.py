@@ -1,0 +1,225 @@
+"""Tokens of an answer, one by one, from a model in transformers; and text from tokens, never half a character.
+
+It does not know who asks: sampling comes from the options, everything else from the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from engine.catalog.devices import Device, best_device, devices, precision, recommended_threads
+from engine.errors import UserError
+from engine.options.generation import Generation
+from engine.options.jobs import ChatJob
+from engine.runs.record import Recorder
+from engine.work.download import local_model
+from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
+
+FEW_ROWS = 8
+"""Below so many rows, a product with bfloat16 weights is limited by memory, and the CPU's own is the fastest."""
+
+
+def load_for_answers(job: ChatJob, recorder: Recorder) -> TransformersModel:
+    """Load what a job names: base model, adapters, tokenizer.
+
+    Raises:
+        UserError: something of it is missing or does not fit.
+    """
+    device = best_device(devices())
+    dtype = inference_dtype(job, device)
+    path = local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir)
+    recorder.phase("loading_tokenizer")
+    tokenizer = load_tokenizer(path, job)
+    recorder.phase("loading_model")
+    torch.set_num_threads(recommended_threads())
+    model = load_model(path, job, dtype, device.address)
+    if device.is_cpu and not device.has_fast_bfloat16:
+        widen(model)
+    if job.adapter_name_or_path:
+        model = apply_adapters(model, job.adapter_name_or_path)
+    return TransformersModel(model, tokenizer, job)
+
+
+def inference_dtype(job: ChatJob, device: Device) -> torch.dtype:
+    """The format of the weights: the one that is asked for, else the one that gives the most tokens per second.
+
+    On a GPU that is what it computes best in. On a CPU, bfloat16: each token reads all weights once, and half as many
+    bytes are read sooner. Measured with the bundled model on two cores of an EPYC with AVX2 only: 34 tokens/s in
+    bfloat16, 21 in float32; the arithmetic of a long prompt is left to :class:`WideLinear`.
+    """
+    if job.infer_dtype != "auto":
+        return getattr(torch, job.infer_dtype)
+    return torch.bfloat16 if device.is_cpu else getattr(torch, precision(device).weights)
+
+
+class TransformersModel:
+    """A model in transformers that answers conversations."""
+
+    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._end_ids = end_ids(model, tokenizer, job)
+        self.dtype = str(model.dtype).removeprefix("torch.")
+        self.device = str(model.device)
+        config = model.config.get_text_config()
+        self.context_length: int = getattr(config, "max_position_embeddings", None) or 2**31
+
+    def encode(self, messages: list[dict[str, Any]], job: ChatJob) -> list[int]:
+        """The prompt of a conversation in tokens. Raises: UserError, if it cannot be rendered."""
+        text = render_prompt(self._tokenizer, messages, job)
+        return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def tokens(self, prompt: list[int], job: ChatJob) -> Iterator[int]:
+        """Tokens of the answer, until the model ends its turn; without a limit of their number."""
+        return generate(self._model, prompt, job, self._end_ids)
+
+    def reader(self) -> TextReader:
+        return TextReader(self._tokenizer)
+
+    def recover(self) -> None:
+        """Give back what a failed answer has left in the device's memory."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def generate(model: torch.nn.Module, prompt: list[int], sampling: Generation, end_ids: frozenset[int]) -> Iterator[int]:
+    """Tokens one by one, the same as ``model.generate`` gives them, until one of ``end_ids``.
+
+    Its own loop, because an answer ends when its reader goes away, a failure reaches the reader, and each token costs
+    about 3 ms less than there. Every answer computes its prompt anew: what an earlier answer has left in a cache
+    differs in the last bits, and a fixed seed would no longer give the same text.
+
+    Args:
+        prompt: input_ids, at least one.
+        sampling: greedy unless ``do_sample`` and ``temperature`` > 0. With a ``sampling_seed`` the result is
+            reproducible; the global random state is never touched.
+
+    Source: transformers 5.23 ``GenerationMixin._sample``. Checked against it in tests/end_to_end/test_chat.py.
+    """
+    device = next(model.parameters()).device
+    is_sampled = sampling.do_sample and sampling.temperature > 0
+    processors = _processors(sampling, is_sampled)
+    source = torch.Generator(device=device)
+    if sampling.sampling_seed is None:
+        source.seed()
+    else:
+        source.manual_seed(sampling.sampling_seed)
+    keep = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
+    seen = torch.tensor([prompt], device=device)
+    new, cache = seen, None
+    while True:
+        with torch.inference_mode():
+            output = model(input_ids=new, past_key_values=cache, use_cache=True, **keep)
+            scores = processors(seen, output.logits[:, -1].float())
+            if is_sampled:
+                chosen = torch.multinomial(functional.softmax(scores, dim=-1), 1, generator=source)
+            else:
+                chosen = scores.argmax(dim=-1, keepdim=True)
+            seen = torch.cat([seen, chosen], dim=-1)
+        cache = getattr(output, "past_key_values", None)
+        new = chosen if cache is not None else seen  # a model without such a cache reads everything each time
+        token = int(chosen)
+        if token in end_ids:
+            return
+        yield token
+
+
+def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> frozenset[int]:
+    """Every token that ends an answer: the model's, the tokenizer's, and what the chat template puts after a turn."""
+    found = set(_ids_after_turn(tokenizer, job))
+    for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        found |= set(ids) if isinstance(ids, list) else {ids}
+    return frozenset(found - {None})
+
+
+class TextReader:
+    """Text from tokens as they come. A character that is not complete yet is kept back."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []  # since the last text but one: the beginning of a word depends on what is before it
+        self._read = 0
+
+    def add(self, token: int) -> str:
+        """What has become readable with one more token."""
+        self._ids.append(token)
+        before, after = self._decode(self._ids[: self._read]), self._decode(self._ids)
+        if after.endswith("\ufffd") or len(after) <= len(before):
+            return ""
+        self._ids, self._read = self._ids[self._read :], len(self._ids) - self._read
+        return after[len(before) :]
+
+    def finish(self) -> str:
+        """What is left; half a character is dropped."""
+        before, after = self._decode(self._ids[: self._read]), self._decode(self._ids)
+        return after[len(before) :].rstrip("\ufffd")
+
+    def _decode(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+class WideLinear(torch.nn.Linear):
+    """A linear layer that multiplies many rows in float32, whatever its weights are stored in.
+
+    For CPUs without instructions for bfloat16, where a product of one row is limited by memory (so the narrow weights
+    are faster) but one of many rows by arithmetic (16 GFLOP/s in bfloat16, 143 in float32 on an EPYC with AVX2).
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.numel() < FEW_ROWS * self.in_features or self.weight.dtype == torch.float32:
+            return functional.linear(input, self.weight, self.bias)
+        bias = None if self.bias is None else self.bias.float()
+        return functional.linear(input.float(), self.weight.float(), bias).to(input.dtype)
+
+
+def widen(model: torch.nn.Module) -> None:
+    """Make every plain linear layer a :class:`WideLinear`, in place: the weights stay where they are."""
+    for module in model.modules():
+        if type(module) is torch.nn.Linear:
+            module.__class__ = WideLinear
+
+
+def _processors(sampling: Generation, is_sampled: bool) -> LogitsProcessorList:
+    """In the order in which transformers applies them."""
+    chosen = LogitsProcessorList()
+    if sampling.repetition_penalty != 1.0:
+        chosen.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    if is_sampled:
+        if sampling.temperature != 1.0:
+            chosen.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            chosen.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1.0:
+            chosen.append(TopPLogitsWarper(sampling.top_p))
+    return chosen
+
+
+def _takes(model: torch.nn.Module, argument: str) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return argument in inspect.signature(inner.forward).parameters
+
+
+def _ids_after_turn(tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> list[int]:
+    """The special token that the chat template puts behind an answer, if it does."""
+    mark = "answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]
+    try:
+        text = render_prompt(tokenizer, turns, job, add_generation_prompt=False)
+    except UserError:
+        return []  # without a template, or with one that wants other turns; a prompt that needs it will say so
+    rest = tokenizer(text.rpartition(mark)[2], add_special_tokens=False)["input_ids"]
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return [number for number in rest[:1] if number in special]

@@ -1,0 +1,117 @@
+"""A .gguf file in llama.cpp that answers conversations; the prompt is rendered as transformers would render it."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from engine.catalog.devices import recommended_threads
+from engine.catalog.templates import find_template
+from engine.errors import UserError
+from engine.options.jobs import ChatJob
+from engine.work.gguf.quantize import import_llama_cpp
+from engine.work.load import with_system
+
+SEEDS = 2**32
+
+
+class LlamaModel:
+    """A model in llama.cpp.
+
+    Raises:
+        UserError: llama-cpp-python is missing, or the file cannot be read.
+    """
+
+    def __init__(self, job: ChatJob) -> None:
+        self._llama_cpp = import_llama_cpp()
+        path = Path(job.gguf)
+        if not path.is_file():
+            raise UserError("chat.gguf_missing", path=path)
+        threads = recommended_threads()
+        try:
+            self._llama = self._llama_cpp.Llama(
+                str(path), n_ctx=job.context_length, n_threads=threads, n_threads_batch=threads, n_gpu_layers=-1,
+                verbose=False,
+            )  # fmt: skip
+        except (ValueError, RuntimeError) as error:
+            raise UserError("chat.gguf_unreadable", path=path, detail=error) from error
+        self._template = find_template(job.template).chat_template if job.template else self._own_template()
+        self.dtype = self._llama._model.desc().split()[
+            -1
+        ]  # "llama 135M F16"; no public name in llama-cpp-python 0.3.36
+        self.device = "llama.cpp"
+        architecture = self._llama.metadata.get("general.architecture", "")
+        trained_for = int(self._llama.metadata.get(f"{architecture}.context_length", self._llama.n_ctx()))
+        self.context_length: int = min(self._llama.n_ctx(), trained_for)
+
+    def encode(self, messages: list[dict[str, Any]], job: ChatJob) -> list[int]:
+        """The prompt of a conversation in tokens; no token is added to what the chat template writes.
+
+        Raises:
+            UserError: the file has no chat template, or it refuses these messages.
+        """
+        if not self._template:
+            raise UserError("template_missing")
+        extra = {} if job.enable_thinking is None else {"enable_thinking": job.enable_thinking}
+        try:
+            rendered, _ = render_jinja_template(
+                conversations=[with_system(messages, job)], chat_template=self._template, add_generation_prompt=True,
+                **self._special_tokens(), **extra,
+            )  # fmt: skip
+        except (TemplateError, TypeError, KeyError) as error:
+            raise UserError("template_refused", detail=error) from error
+        return self._llama.tokenize(rendered[0].encode("utf-8"), add_bos=False, special=True)
+
+    def tokens(self, prompt: list[int], job: ChatJob) -> Iterator[int]:
+        """Tokens of the answer, until the model ends its turn; without a limit of their number.
+
+        llama.cpp applies top_k and top_p before the temperature, transformers after it.
+        """
+        is_sampled = job.do_sample and job.temperature > 0
+        seed = job.sampling_seed
+        self._llama.set_seed(self._llama_cpp.LLAMA_DEFAULT_SEED if seed is None else seed % SEEDS)
+        self._llama.reset()  # nothing of an earlier answer is used again: a fixed seed gives the same text
+        vocabulary = self._llama._model.vocab  # no public name for it in llama-cpp-python 0.3.36
+        for token in self._llama.generate(
+            prompt, top_k=job.top_k, top_p=job.top_p, min_p=0.0, temp=job.temperature if is_sampled else 0.0,
+            repeat_penalty=job.repetition_penalty,
+        ):  # fmt: skip
+            if self._llama_cpp.llama_vocab_is_eog(vocabulary, token):
+                return
+            yield token
+
+    def reader(self) -> BytesReader:
+        return BytesReader(self._llama)
+
+    def recover(self) -> None:
+        self._llama.reset()
+
+    def _own_template(self) -> str | None:
+        return self._llama.metadata.get("tokenizer.chat_template")
+
+    def _special_tokens(self) -> dict[str, str]:
+        """What a chat template may write: the text of the beginning and the end of a sequence."""
+        model = self._llama._model
+        found = {"bos_token": self._llama.token_bos(), "eos_token": self._llama.token_eos()}
+        return {name: model.token_get_text(token) for name, token in found.items() if token >= 0}
+
+
+class BytesReader:
+    """Text from llama.cpp's tokens as they come. A character that is not complete yet is kept back."""
+
+    def __init__(self, llama: Any) -> None:
+        self._llama = llama
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        """What has become readable with one more token."""
+        return self._decoder.decode(self._llama.detokenize([token], special=False))
+
+    def finish(self) -> str:
+        """Nothing: only half a character can be left, and it is dropped."""
+        return ""
