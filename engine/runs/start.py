@@ -19,6 +19,10 @@ from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.read import read_state
 from engine.runs.record import update_state, write_job
 
+READER_S = 1.0
+"""A reader holds the lock for a moment; a worker for as long as it lives."""
+LEAVING_S = 30.0
+"""How long a worker that has recorded its end may take to leave its libraries and let go of the lock."""
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
@@ -70,13 +74,19 @@ def folder_for(job: Options) -> Folder:
 
 def _take(lock, folder: Folder) -> None:
     """Lock the folder; the worker inherits the open file, and with it the lock, with no gap between."""
-    for _ in range(20):
+    deadline = time.monotonic() + (LEAVING_S if _has_recorded_its_end(folder) else READER_S)
+    while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
-        except BlockingIOError:
-            time.sleep(0.05)  # a reader holds it for a moment; a worker for good
-    raise UserError("run_in_use", folder=folder.path)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise UserError("run_in_use", folder=folder.path) from error
+            time.sleep(0.05)
+
+
+def _has_recorded_its_end(folder: Folder) -> bool:
+    return folder.state.is_file() and read_state(folder).has_ended
 
 
 def _refuse_finished(job: Options, folder: Folder) -> None:
