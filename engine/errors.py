@@ -35,7 +35,7 @@ class Problem:
 class UserError(Exception):
     """Something the user can mend: what happened, why, what to do."""
 
-    def __init__(self, key: str, **facts: Any) -> None:
+    def __init__(self, key: str, /, **facts: Any) -> None:
         super().__init__(key, facts)
         self.key = key
         self.facts = facts

@@ -23,7 +23,7 @@ def all_words(language: str) -> dict[str, str]:
         return dict(_flatten(yaml.load(file, Loader=loader)))
 
 
-def words(key: str, language: str = "en", **facts: Any) -> str:
+def words(key: str, language: str = "en", /, **facts: Any) -> str:
     """The text of ``key`` with its ``{placeholders}`` filled.
 
     Raises:

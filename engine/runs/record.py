@@ -49,7 +49,7 @@ class Recorder:
         facts = {"current": current, "total": total, "unit": unit}
         self.event(phase=name, **{key: value for key, value in facts.items() if value is not None})
 
-    def warn(self, key: str, **facts: Any) -> None:
+    def warn(self, key: str, /, **facts: Any) -> None:
         """Tell the user something worth knowing: a sentence of the locales' ``errors``, and what fills it."""
         self.event(warning=key, facts=facts)
 

@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from engine.errors import UserError
 from engine.options.jobs import JOBS
 from engine.words import LANGUAGES, LOCALES, all_words, nearest_language, words
 from tests.unit.house import PROJECT, code_files
@@ -148,6 +149,11 @@ def test_help_does_not_repeat_the_label():
 )
 def test_a_browser_is_met_in_its_language(header, language):
     assert nearest_language(header) == language
+
+
+def test_a_fact_may_be_called_anything():
+    assert "xyz" in UserError("unknown_language", language="xyz", known="en").text("en")
+    assert UserError("unknown_option", key="a", self="b", option="xyz").text("en")
 
 
 def test_a_fact_that_is_not_given_is_our_slip():
