@@ -191,7 +191,9 @@ class _Reader:
         return tools
 
     def need(self, column: str | None) -> None:
-        if column is None or self.row.get(column) is None:
+        if column is None:
+            raise UserError("dataset_without_answers", dataset=self.entry.name)
+        if self.row.get(column) is None:
             self.refuse("dataset_row.column_missing", column=column, columns=", ".join(map(str, self.row)))
 
     def text(self, column: str | None) -> str:

@@ -82,11 +82,13 @@ def check_entry(entry: Entry) -> None:
     media = next((key for key in ("images", "videos", "audios") if getattr(entry.columns, key)), None)
     unbuilt = source or media or ("num_samples" if entry.num_samples else None)
     if unbuilt:
-        raise UserError("dataset_key_not_yet", name=entry.name, key=unbuilt)
+        raise UserError("dataset_key_not_yet", name=entry.name, word=unbuilt)
     if entry.path is None:
         raise UserError("dataset_without_file", name=entry.name)
     if not entry.path.exists():
         raise UserError("dataset_file_missing", path=entry.path)
+    if entry.inside and not entry.path.resolve().is_relative_to(entry.inside.resolve()):
+        raise UserError("dataset_outside", name=entry.name, path=entry.path.resolve())
 
 
 def read_rows(entry: Entry) -> Iterator[NumberedRow]:
@@ -131,9 +133,9 @@ def recognised(path: Path) -> Entry:
         turn = _first_turn(rows[0].get(name))
         if "role" in turn:
             given = Columns(**{**vars(OPENAI_COLUMNS), **optional, "messages": name})
-            return Entry(str(path), path, "openai", columns=given, tags=OPENAI_TAGS, **ranking)
+            return Entry(str(path), path, formatting="openai", columns=given, tags=OPENAI_TAGS, **ranking)
         if "from" in turn:
-            return Entry(str(path), path, "sharegpt", columns=Columns(messages=name, **optional), **ranking)
+            return Entry(str(path), path, formatting="sharegpt", columns=Columns(messages=name, **optional), **ranking)
     for prompt, query, response in PAIRS:
         if {prompt, response} <= set(columns) or (ranking and prompt in columns):
             given = Columns(prompt=prompt, query=query, response=response, **optional)

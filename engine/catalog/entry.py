@@ -57,6 +57,7 @@ class Entry:
     Args:
         name: as registered, or the path that was given.
         path: the file or folder of rows; None when they are not on this disk.
+        inside: the dataset folder that ``path`` may not leave; None where it was written in full.
         split, subset, folder: which part of a dataset on a hub.
         num_samples: draw so many rows at random; None: all.
         placeholders: ``{{name}}`` and ``{{author}}`` in its texts stand for the assistant's name and maker. True for
@@ -66,6 +67,7 @@ class Entry:
 
     name: str
     path: Path | None = None
+    inside: Path | None = None
     formatting: Formatting = "alpaca"
     ranking: bool = False
     columns: Columns = Columns()
@@ -107,9 +109,11 @@ def entry_from(name: str, content: Any, dataset_dir: Path) -> Entry:
     tags, wrong_tag = _named(OPENAI_TAGS if is_openai else Tags(), content.get("tags"))
     wrong = wrong_column or wrong_tag
     file_name = content.get("file_name")
+    path = dataset_dir / file_name if isinstance(file_name, str) and file_name else None
     return Entry(
         name,
-        path=dataset_dir / file_name if isinstance(file_name, str) and file_name else None,
+        path=path,
+        inside=dataset_dir if path and not Path(file_name).is_absolute() else None,
         formatting=formatting,
         ranking=bool(content.get("ranking", False)),
         columns=columns,
@@ -126,13 +130,13 @@ def _named(defaults: Any, given: Any) -> tuple[Any, dict[str, Any] | None]:
         return defaults, None
     names = [field.name for field in dataclasses.fields(defaults)]
     if not isinstance(given, dict):
-        return defaults, {"key": given, "choices": ", ".join(names)}
+        return defaults, {"word": given, "choices": ", ".join(names)}
     for key, value in given.items():
         if key not in names:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
-            return defaults, {"key": key, "choices": near[0] if near else ", ".join(names)}
+            return defaults, {"word": key, "choices": near[0] if near else ", ".join(names)}
         if not isinstance(value, str) and not (value is None and isinstance(defaults, Columns)):
-            return defaults, {"key": f"{key}: {value!r}", "choices": f'{key}: "…"'}
+            return defaults, {"word": f"{key}: {value!r}", "choices": f'{key}: "…"'}
     return dataclasses.replace(defaults, **given), None
 
 

@@ -95,10 +95,10 @@ def from_huggingface(order: Order, progress: Progress) -> Path:
 
 def from_modelscope(order: Order, progress: Progress) -> Path:
     """Raises: UserError, and whatever modelscope and its HTTP library raise."""
+    # Not modelscope itself, whose every import loads torch: this is the part of it that downloads.
     try:
-        from modelscope.hub.api import HubApi
-        from modelscope.hub.callback import ProgressCallback
-        from modelscope.hub.snapshot_download import snapshot_download
+        from modelscope_hub import HubApi, ProgressCallback
+        from modelscope_hub.compat import snapshot_download
     except ImportError as error:
         raise UserError("download.hub_missing") from error
 
@@ -111,10 +111,10 @@ def from_modelscope(order: Order, progress: Progress) -> Path:
     revision = "master" if order.revision == "main" else order.revision
     where = {"model_id": order.name, "revision": revision, "cache_dir": order.cache_dir}
     try:
-        files = HubApi().get_model_files(order.name, revision=revision, recursive=True)
+        files = HubApi().list_repo_files(order.name, "model", revision=revision)
     except Exception as error:
         return _from_cache(error, lambda: snapshot_download(**where, local_files_only=True))
-    sizes = {file["Path"]: file.get("Size") or 0 for file in files if file.get("Type") != "tree"}
+    sizes = {file.path: file.size or 0 for file in files if file.type != "tree"}
     wanted = _wanted(sizes, order)
     progress.total = sum(sizes[name] for name in wanted)
     progress.measure = lambda: sum(arrived)
