@@ -54,8 +54,9 @@ class Options(BaseModel):
             raise Refused(_problem(cls, detail) for detail in error.errors()) from error
 
     def values(self) -> dict[str, Any]:
-        """All values, ready for YAML or JSON: names joined by commas where none contains one."""
-        return {name: _plain(value) for name, value in self.model_dump().items()}
+        """All values, ready for YAML or JSON, group by group; names are joined by commas where none contains one."""
+        values = self.model_dump()
+        return {name: _plain(values[name]) for group in self.groups() for name in group.model_fields}
 
     @classmethod
     def groups(cls) -> tuple[type[Options], ...]:
