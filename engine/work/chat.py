@@ -243,7 +243,7 @@ class Door:
             self._open.remove(request)
 
     def _stop(self, answer_id: str | None) -> None:
-        for request in self._open:
+        for request in tuple(self._open):
             if answer_id is None or request.answer_id == answer_id:
                 request.is_stopped.set()
                 return

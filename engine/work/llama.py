@@ -15,7 +15,7 @@ from engine.catalog.templates import find_template
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
-from engine.work.load import with_system
+from engine.work.prompt import with_system
 
 SEEDS = 2**32
 

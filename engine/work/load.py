@@ -18,6 +18,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from engine.errors import UserError
 from engine.options.model import Model
+from engine.work.prompt import with_system
 
 ATTENTION = {"auto": None, "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 """``flash_attn`` → transformers' ``attn_implementation``; None: the fastest one the model has."""
@@ -117,14 +118,6 @@ def render_prompt(
         )
     except (TemplateError, TypeError, KeyError) as error:
         raise UserError("template_refused", detail=error) from error
-
-
-def with_system(messages: list[dict[str, Any]], job: Model) -> list[dict[str, Any]]:
-    """The same messages, with the job's system turn in front when they have none of their own."""
-    system = getattr(job, "system", None) or job.default_system
-    if not system or any(message["role"] == "system" for message in messages):
-        return messages
-    return [{"role": "system", "content": system}, *messages]
 
 
 def _chosen_template(job: Model) -> str | None:
