@@ -13,7 +13,7 @@ from engine.errors import UserError
 from engine.words import has_words, words
 from webui.form import notice
 from webui.frame import QUICK, Frame
-from webui.language import escaped
+from webui.language import escaped, marked
 
 ROWS = 3
 
@@ -66,7 +66,7 @@ def _rows(language: str, folder: str, names: Sequence[str], start: int) -> tuple
             rows, total = page_of_rows(entry, start, ROWS)
         shown = "".join(_row(row, entry, start + index + 1, language) for index, row in enumerate(rows))
     except UserError as error:
-        return notice("error", escaped(error.text(language))), 0
+        return notice("error", marked(error.text(language))), 0
     facts = {"name": names[-1], "first": start + 1, "last": start + len(rows), "total": "?" if total is None else total}
     return f"<h4>{escaped(words('page.rows.heading', language, **facts))}</h4>{shown}", start
 
@@ -76,7 +76,7 @@ def _row(row: dict[str, Any], entry: Entry, number: int, language: str) -> str:
     try:
         messages = to_messages(row, entry, number).messages
     except UserError as error:
-        return notice("error", escaped(error.text(language)))
+        return notice("error", marked(error.text(language)))
     turns = "".join(
         f'<div class="turn {escaped(message["role"])}"><span>{escaped(_role(message["role"], language))}</span>'
         f"<p>{escaped(message.get('content') or message.get('tool_calls') or '')}</p></div>"

@@ -13,7 +13,7 @@ from engine.options.command import Parsed, job_from
 from engine.options.option import about
 from engine.words import has_words, words
 from webui.controls import control, from_control
-from webui.language import Texts, escaped
+from webui.language import Texts, escaped, marked
 
 
 class Form:
@@ -58,17 +58,17 @@ class Form:
 
     def notes(self, problems: Iterable[Problem], language: str) -> list[dict[str, Any]]:
         """One update an input: its problem in red where it has one, its help where it has none."""
-        by_option: dict[str, list[str]] = {}
+        texts: dict[str, str] = {}
         for problem in problems:
             if problem.option:
-                by_option.setdefault(problem.option, []).append(escaped(problem.text(language)))
-        updates = []
-        for name, each in self.controls.items():
-            help_line = words(f"options.{name}.help", language)
-            texts = by_option.get(name)
-            info = f'<span class="field-problem">{"<br>".join(texts)}</span>' if texts else help_line
-            updates.append(gr.update(info=info) if "info" in self._texts.of(each, language) else gr.skip())
-        return updates
+                texts[problem.option] = f"{texts.get(problem.option, '⚠')} {problem.text(language)}"
+        return [
+            gr.update(
+                info=texts.get(name) or self._texts.of(each, language)["info"],
+                elem_classes=[*(each.elem_classes or []), *(["has-problem"] if name in texts else [])],
+            )
+            for name, each in self.controls.items()
+        ]
 
     @property
     def switches(self) -> list[Any]:
@@ -111,7 +111,7 @@ def notice(kind: str, text: str) -> str:
 def refusal(error: UserError, language: str) -> str:
     """A notice of all that stands in the way, each problem by the label of its field."""
     if not isinstance(error, Refused):
-        return notice("error", escaped(error.text(language)))
+        return notice("error", marked(error.text(language)))
     lines = [f"<li>{_labelled(problem, language)}</li>" for problem in error.problems]
     heading = escaped(words("page.refused", language))
     return notice("error", f"<strong>{heading}</strong><ul>{''.join(lines)}</ul>")
@@ -127,6 +127,6 @@ def problems_in(error: UserError) -> tuple[Problem, ...]:
 
 
 def _labelled(problem: Problem, language: str) -> str:
-    text = escaped(problem.text(language))
+    text = marked(problem.text(language))
     key = f"options.{problem.option}.label"
     return f"<b>{escaped(words(key, language))}</b> – {text}" if problem.option and has_words(key) else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,11 @@ def escaped(text: Any) -> str:
     """Text as HTML, with line breaks kept, and nothing that Gradio's templates (``${}``, ``{{}}``) would expand."""
     plain = html.escape(str(text)).replace("$", "&#36;").replace("{", "&#123;").replace("}", "&#125;")
     return plain.replace("\n", "<br>")
+
+
+def marked(text: Any) -> str:
+    """A sentence as HTML, with what stands between backticks as code."""
+    return re.sub(r"`([^`<]+)`", r"<code>\1</code>", escaped(text))
 
 
 def _say(says: Says, language: str) -> Any:

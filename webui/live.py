@@ -11,7 +11,7 @@ from engine.runs.progress import Progress, watch
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
 from webui.curve import curves
-from webui.language import escaped, phase_words, sentence
+from webui.language import escaped, marked, phase_words, sentence
 
 LOG_BYTES = 16384
 LIST_AGE_S = 1.0
@@ -79,7 +79,7 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
     if progress.error:
         parts.append(f'<div class="notice error" role="alert">{_error(progress, language)}</div>')
     for key, facts in progress.warnings[-3:]:
-        parts.append(f'<div class="notice warning">{escaped(sentence(key, language, facts))}</div>')
+        parts.append(f'<div class="notice warning">{marked(sentence(key, language, facts))}</div>')
     return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
 
 
@@ -156,6 +156,8 @@ def _position(progress: Progress, language: str) -> str:
     if phase and is_active(progress):
         counted = f" {_amount(phase.current, phase.unit)} / {_amount(phase.total, phase.unit)}" if phase.total else ""
         return phase_words(phase.name, language) + counted + share
+    if not progress.total_steps and is_active(progress):
+        return words("page.progress.waiting", language)
     if progress.total_steps:
         return words("page.progress.steps", language, step=progress.step, total=progress.total_steps) + share
     return share.removeprefix(" · ")
@@ -183,4 +185,4 @@ def _tiles(progress: Progress, language: str) -> str:
 
 def _error(progress: Progress, language: str) -> str:
     error: dict[str, Any] = progress.error or {}
-    return escaped(sentence(error.get("key", "unexpected"), language, error.get("facts") or {}))
+    return marked(sentence(error.get("key", "unexpected"), language, error.get("facts") or {}))

@@ -55,7 +55,7 @@ def build_page(language: str = "en") -> gr.Blocks:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         top = TopBar(texts)
         tab, shown, seen = gr.State("train"), gr.State(None), gr.State({})
-        with gr.Tabs(elem_id="tabs", selected="train") as tabs:
+        with gr.Tabs(elem_id="tabs", selected="train", overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
             made: dict[str, Any] = {}
             makers: dict[str, Callable[[], Any]] = {

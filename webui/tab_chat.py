@@ -121,7 +121,7 @@ class ChatTab:
                 self._on_question, [language, asked, self._talk, *form.inputs], [self._talk, self._notice],
                 concurrency_limit=None, trigger_mode="multiple", **PRIVATE,
             )  # fmt: skip
-        self._stop.click(_on_stop, None, None, **QUICK)
+        self._stop.click(_on_stop, language, self._notice, **QUICK)
         self._clear.click(lambda: ([], ""), None, [self._talk, self._notice], **QUICK)
         self._frame.translated.append((lambda language: "", [], [self._notice]))
 
@@ -138,7 +138,9 @@ class ChatTab:
         live.forget_list()
         return [warnings_notice(warnings, language), *self.form.notes((), language)]
 
-    def _on_question(self, language: str, question: str, talk: list[dict], *raw: Any) -> Iterator[list[Any]]:
+    def _on_question(
+        self, request: gr.Request, language: str, question: str, talk: list[dict], *raw: Any
+    ) -> Iterator[list[Any]]:
         """Stream the answer to the last question; what has arrived stays, however the answer ends."""
         if not question:
             yield [gr.skip(), gr.skip()]
@@ -153,7 +155,7 @@ class ChatTab:
             sampling = {name: getattr(job, name) for name in Generation.model_fields}
             chat.wait_until_ready(folder, READY_IN_S)
             text = ""
-            for piece in chat.answer(folder, messages, **sampling):
+            for piece in chat.answer(folder, messages, request.session_hash, **sampling):
                 text += piece.text
                 yield [[*talk, {"role": "assistant", "content": text}], _speed(piece, language)]
         except UserError as error:
@@ -206,10 +208,15 @@ def _state(kind: str, text: str, model: str = "") -> str:
     return f'<div class="chat-state">{chip}<span class="run-name">{escaped(model)}</span></div>'
 
 
-def _on_stop() -> None:
+def _on_stop(language: str, request: gr.Request) -> Any:
+    """End this browser's answer; what has arrived stays."""
     folder = chat.loaded()
-    if folder is not None:
-        chat.stop_answer(folder)
+    try:
+        if folder is not None:
+            chat.stop_answer(folder, request.session_hash)
+    except UserError as error:
+        return refusal(error, language)
+    return gr.skip()
 
 
 def _on_unload(language: str) -> str:
@@ -227,6 +234,6 @@ def _speed(piece: Any, language: str) -> str:
     seconds = piece.seconds or 0
     rate = piece.tokens / seconds if seconds else 0
     text = words("page.chat.speed", language, tokens=piece.tokens, seconds=f"{seconds:.1f}", rate=f"{rate:.1f}")
-    if piece.finish_reason in ("length", "stopped", "stop_requested"):
+    if piece.finish_reason in ("length", "stopped"):
         text += " · " + words(f"page.chat.{'cut' if piece.finish_reason == 'length' else 'stopped'}", language)
     return f'<p class="fine">{escaped(text)}</p>'

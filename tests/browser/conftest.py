@@ -1,0 +1,108 @@
+"""A served page in a workplace of its own, and Chromium to look at it; every page is watched for faults."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+START_S = 120
+
+
+@pytest.fixture(scope="session")
+def workshop(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The served page's working directory: the project's data and models, and nothing that was done before."""
+    folder = tmp_path_factory.mktemp("workshop")
+    for name in ("data", "models"):
+        (folder / name).symlink_to(PROJECT / name, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def address(workshop: Path) -> Iterator[str]:
+    """Where ``python app.py webui`` serves the page."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
+    log = (workshop / "server.log").open("wb")
+    server = subprocess.Popen(
+        [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port)], cwd=workshop, env=environment,
+        stdout=log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/", server, workshop / "server.log")
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium: make test installs one where it may")
+    playwright_api = pytest.importorskip("playwright.sync_api")
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(chromium, address: str) -> Iterator[Callable]:
+    """Open the page as a new visitor: ``visit(locale, width, query)``. At the end no page may have had a fault:
+    no error in the console, no uncaught exception, no request to another host, no answer of status 400 or more."""
+    contexts, faults = [], []
+
+    def open_page(locale: str = "en-US", width: int = 1440, query: str = "", **options):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, locale=locale, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("console", lambda message: message.type == "error" and faults.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: faults.append(f"exception: {error}"))
+        page.on("response", lambda answer: answer.status >= 400 and faults.append(f"{answer.status} {answer.url}"))
+        page.on("request", lambda request: _note_host(request.url, address, faults))
+        page.goto(address + query)
+        page.locator("#start").wait_for(timeout=60_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults, "\n".join(faults)
+
+
+def _note_host(url: str, address: str, faults: list[str]) -> None:
+    if not url.startswith((address, "data:", "blob:")):
+        faults.append(f"asks another host: {url}")
+
+
+def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise RuntimeError(f"the page was not served:\n{log.read_text(errors='replace')}")

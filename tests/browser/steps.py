@@ -1,0 +1,43 @@
+"""What a visitor does on the page, in the words of the tests."""
+
+from __future__ import annotations
+
+import shlex
+
+from playwright.sync_api import Page
+
+from engine.words import LANGUAGES, LOCALES
+
+WRITTEN = [code for code in LANGUAGES if (LOCALES / f"{code}.yaml").is_file()]
+"""The languages that have a file."""
+
+
+def open_tab(page: Page, name: str) -> None:
+    page.locator(f"#tab-{name}-button").click()
+
+
+def fill(page: Page, elem_id: str, text: str) -> None:
+    page.locator(f"#{elem_id} input, #{elem_id} textarea").first.fill(text)
+
+
+def choose(page: Page, elem_id: str, text: str) -> None:
+    """Pick a choice of a drop-down by what it shows."""
+    page.locator(f"#{elem_id} input").click()
+    page.get_by_role("option", name=text, exact=True).click()
+
+
+def add_name(page: Page, elem_id: str, name: str) -> None:
+    """Type a name into a drop-down that takes several, and close its list."""
+    box = page.locator(f"#{elem_id} input")
+    box.click()
+    box.fill(name)
+    box.press("Enter")
+    box.press("Escape")
+    box.blur()
+
+
+def preview_words(page: Page) -> list[str]:
+    """The command in the preview, as a shell splits it."""
+    page.locator("#train-command .cm-content").wait_for()
+    text = "\n".join(page.locator("#train-command .cm-line").all_inner_texts())
+    return shlex.split(text.replace("\\\n", " "))
