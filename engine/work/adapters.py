@@ -12,8 +12,12 @@ from engine.errors import UserError
 from engine.options.jobs import TrainJob
 
 
-def make_trainable(model: Any, job: TrainJob) -> Any:
-    """Choose what is trained. Trained weights are float32 whatever the base is, unless ``pure_bf16`` is set.
+def make_trainable(model: Any, job: TrainJob, dtype: str = "float32") -> Any:
+    """Choose what is trained.
+
+    Args:
+        dtype: of the weights that are trained, whatever the base model's is: small updates are rounded away in
+            anything but "float32".
 
     Raises:
         UserError: layers, modules or adapters that do not fit this model.
@@ -22,10 +26,9 @@ def make_trainable(model: Any, job: TrainJob) -> Any:
         model = _with_lora(model, job)
     elif job.finetuning_type == "freeze":
         _unfreeze_layers(model, job)
-    if not job.pure_bf16:
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(torch.float32)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
     return model
 
 

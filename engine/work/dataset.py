@@ -17,6 +17,7 @@ from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.runs.record import Recorder
 from engine.work.encode import Encoded, Segment, encode, segments
+from engine.work.prompt import with_system
 
 
 class Rows(Dataset):
@@ -132,12 +133,9 @@ def example_segments(job: TrainJob, tokenizer: Any, example: Example) -> list[Se
     """
     if example.tools and job.template:
         raise UserError("template_without_tools", template=job.template)
-    messages = list(example.messages)
-    if job.default_system and messages[0]["role"] != "system":
-        messages.insert(0, {"role": "system", "content": job.default_system})
     return segments(
         tokenizer,
-        messages,
+        with_system(list(example.messages), job),
         train_on_prompt=job.train_on_prompt,
         mask_history=job.mask_history,
         enable_thinking=job.enable_thinking,

@@ -14,7 +14,7 @@ import torch
 import yaml
 from transformers import TrainingArguments, set_seed
 
-from engine.catalog.devices import Precision, best_device, devices, precision
+from engine.catalog.devices import Precision, precision
 from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
@@ -23,6 +23,7 @@ from engine.runs.progress import watch
 from engine.runs.record import Recorder, write_text
 from engine.work.adapters import make_trainable
 from engine.work.dataset import prepare
+from engine.work.device import usable_device
 from engine.work.download import local_model
 from engine.work.load import load_model, load_tokenizer
 from engine.work.reporter import Reporter
@@ -34,7 +35,7 @@ def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
     folder = recorder.folder
     write_text(folder.training_args, yaml.safe_dump(job.values(), sort_keys=True, allow_unicode=True))
     set_seed(job.seed)
-    device = best_device(devices())
+    device = usable_device(recorder)
     chosen = precision(device, bf16=job.bf16, fp16=job.fp16, pure_bf16=job.pure_bf16)
     if chosen.is_changed:
         recorder.warn(chosen.reason_key, **chosen.facts)
@@ -43,7 +44,7 @@ def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
     tokenizer = load_tokenizer(path, job)
     rows = prepare(job, tokenizer, recorder)
     recorder.phase("loading_model")
-    model = make_trainable(load_model(path, job, getattr(torch, chosen.weights), device.address), job)
+    model = make_trainable(load_model(path, job, getattr(torch, chosen.weights), device.address), job, chosen.trained)
     recorder.event(parameters=count_parameters(model), precision=dataclasses.asdict(chosen), device=device.name)
     recorder.check_stop()
     trainer = SupervisedTrainer(
