@@ -10,6 +10,8 @@ from transformers import TrainerCallback
 
 from engine.runs.record import Recorder
 
+STEP_INTERVAL_S = 2.0
+"""Between two logged steps the place is told no more often than this, so that slow steps show progress too."""
 _LOGGED = {"loss": "loss", "learning_rate": "lr", "grad_norm": "grad_norm", "eval_loss": "eval_loss"}
 
 
@@ -24,6 +26,7 @@ class Reporter(TrainerCallback):
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._started = time.monotonic()
+        self._told = 0.0
         self._first_step = 0
         self._first_tokens = 0
 
@@ -33,19 +36,25 @@ class Reporter(TrainerCallback):
         self._first_tokens = state.num_input_tokens_seen
         if state.global_step:
             self._recorder.event(resumed_at=state.global_step)
-        self._recorder.event(**self._place(state))
+        self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if time.monotonic() - self._told > STEP_INTERVAL_S:
+            self._tell(state)
         if self._recorder.is_stop_requested and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         values = {ours: logs[theirs] for theirs, ours in _LOGGED.items() if logs and theirs in logs}
-        self._recorder.event(**self._place(state), **values)
+        self._tell(state, **values)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._recorder.event(saved=f"checkpoint-{state.global_step}")
+
+    def _tell(self, state: Any, **values: Any) -> None:
+        self._recorder.event(**self._place(state), **values)
+        self._told = time.monotonic()
 
     def _place(self, state: Any) -> dict[str, Any]:
         """Where the training stands: steps, times and tokens."""
