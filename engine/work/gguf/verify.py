@@ -17,6 +17,7 @@ from gguf import GGMLQuantizationType as Type
 
 from engine.errors import UserError
 from engine.work.gguf.convert import Planned, encode
+from engine.work.gguf.header import stored_tensors
 from engine.work.gguf.vocabulary import known_text
 
 PROMPTS = (
@@ -58,9 +59,9 @@ def verify_tensors(path: Path, planned: list[Planned], types_may_differ: bool, r
         UserError: anything differs.
     """
     try:
-        found = {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
-    except (ValueError, IndexError, OSError) as error:
-        raise UserError("gguf.verify_failed", detail=f"the file cannot be read back: {error}") from error
+        found = stored_tensors(path)
+    except ValueError as error:
+        raise UserError("gguf.verify_failed", detail=str(error)) from error
     wanted = {tensor.name for tensor in planned}
     if set(found) != wanted:
         _fail(f"tensors missing or left over: {', '.join(sorted(set(found) ^ wanted)[:8])}")
@@ -69,13 +70,12 @@ def verify_tensors(path: Path, planned: list[Planned], types_may_differ: bool, r
         recorder.check_stop()
         recorder.phase("verifying", number, len(planned), "tensors")
         stored = found[tensor.name]
-        shape = tuple(int(size) for size in reversed(stored.shape))
-        if shape != tensor.shape:
-            _fail(f"{tensor.name} has the shape {shape} instead of {tensor.shape}")
+        if stored.shape != tensor.shape:
+            _fail(f"{tensor.name} has the shape {stored.shape} instead of {tensor.shape}")
         if types_may_differ:
             continue
-        if stored.tensor_type != tensor.type:
-            _fail(f"{tensor.name} is stored as {stored.tensor_type.name} instead of {tensor.type.name}")
+        if stored.type != tensor.type:
+            _fail(f"{tensor.name} is stored as {stored.type.name} instead of {tensor.type.name}")
         if tensor.type in WHOLE_TYPES:
             _compare_values(tensor, stored.data)
             compared += 1
@@ -156,21 +156,20 @@ def prompts(tokenizer) -> list[str]:
 
 
 def _compare_values(tensor: Planned, stored: np.ndarray) -> None:
-    raw = stored.reshape(-1).view(np.uint8)
     at = 0
     for chunk in tensor.chunks():
         wanted = encode(chunk, tensor.type, tensor.name)
-        if not np.array_equal(raw[at : at + wanted.size], wanted):
+        if not np.array_equal(stored[at : at + wanted.size], wanted):
             _fail(f"{tensor.name} does not hold the values of the model")
         at += wanted.size
-    if at != raw.size:
-        _fail(f"{tensor.name} has {raw.size} bytes instead of {at}")
+    if at != stored.size:
+        _fail(f"{tensor.name} has {stored.size} bytes instead of {at}")
 
 
 def _compare_first_rows(tensor: Planned, stored: np.ndarray, rows: int = 64) -> None:
     """A Q8_0 value is at most half a step from the source's; a step is its block's largest value / 127, in float16."""
     wanted = tensor.rows(0, min(rows, tensor.shape[0]))
-    found = gguf.quants.dequantize(stored[: wanted.shape[0]], tensor.type)
+    found = gguf.quants.dequantize(stored.reshape(tensor.shape[0], -1)[: wanted.shape[0]], tensor.type)
     block = gguf.GGML_QUANT_SIZES[tensor.type][0]
     error = np.abs(found - wanted).reshape(-1, block).max(-1)
     largest = np.abs(wanted).reshape(-1, block).max(-1)
