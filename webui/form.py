@@ -61,12 +61,9 @@ class Form:
         texts: dict[str, str] = {}
         for problem in problems:
             if problem.option:
-                texts[problem.option] = f"{texts.get(problem.option, '⚠')} {problem.text(language)}"
-        return [
-            gr.update(
-                info=texts.get(name) or self._texts.of(each, language)["info"],
-                elem_classes=[*(each.elem_classes or []), *(["has-problem"] if name in texts else [])],
-            )
+                texts[problem.option] = f"{texts.get(problem.option, '⚠')} {problem.text(language).strip()}"
+        return [  # the line below a field is Markdown; page.css shows bold there, and the field above it, in red
+            gr.update(info=f"**{texts[name]}**" if name in texts else self._texts.of(each, language)["info"])
             for name, each in self.controls.items()
         ]
 

@@ -43,8 +43,7 @@ class Frame:
         tabs: the ``gr.Tabs``; an event that sends ``gr.Tabs(selected=…)`` to it opens another tab.
         tab: a ``gr.State`` with the id of the open tab.
         panels: filled by each tab; watched by the page.
-        translated: (function of the language and inputs, inputs, outputs) for what a switch of the language renders
-            anew, beside the words of ``texts`` and the panels.
+        notices: messages of the last event on a tab; a switch of the language clears them.
     """
 
     texts: Texts
@@ -52,7 +51,7 @@ class Frame:
     tabs: Any
     tab: Any
     panels: list[Panel] = field(default_factory=list)
-    translated: list[tuple[Callable[..., Any], Sequence[Any], Sequence[Any]]] = field(default_factory=list)
+    notices: list[Any] = field(default_factory=list)
 
     @property
     def language(self) -> Any:

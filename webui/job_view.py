@@ -28,7 +28,6 @@ class JobView:
         """Args: summary: what is said about a run that is done, as HTML, from its progress and the language."""
         self._frame, self._form, self._kind, self._summary = frame, form, kind, summary
         self.next_buttons: list[Any] = []
-        self.started = gr.State(None)
 
     def build_live(self) -> None:
         self._card = gr.HTML(elem_id=f"{self._kind}-status", js_on_load=None)
@@ -63,21 +62,21 @@ class JobView:
     def connect(self) -> None:
         form, language = self._form, self._frame.language
         outputs = [self._card, self._result, self._log, self._stop, *self.next_buttons]
-        self._frame.panels.append(Panel(self._kind, [self.started], outputs, self._watched))
+        self._frame.panels.append(Panel(self._kind, [], outputs, self._watched))
         self._start.click(
-            self._on_start, [language, *form.inputs], [self.started, self._notice, *form.inputs],
+            self._on_start, [language, *form.inputs], [self._notice, *form.inputs],
             trigger_mode="once", concurrency_limit=None, **PRIVATE,
         )  # fmt: skip
-        self._stop.click(self._on_stop, [language, self.started], self._notice, **QUICK)
-        self._frame.translated.append((lambda language: "", [], [self._notice]))
+        self._stop.click(self._on_stop, language, self._notice, **QUICK)
+        self._frame.notices.append(self._notice)
 
-    def result_of(self, started: str | None) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What the run on the screen left behind; empty unless it is done."""
-        progress = live.look(live.chosen_run(started, self._kind))
+        progress = live.look(live.chosen_run(None, self._kind))
         return progress.result if progress and progress.status == "done" else {}
 
-    def _watched(self, language: str, started: str | None) -> list[Any]:
-        folder = live.chosen_run(started, self._kind)
+    def _watched(self, language: str) -> list[Any]:
+        folder = live.chosen_run(None, self._kind)
         progress = live.look(folder)
         is_done = progress is not None and progress.status == "done"
         return [
@@ -93,17 +92,17 @@ class JobView:
             running = live.active_run(self._kind)
             if running:
                 text = escaped(words("page.train.already_running", language, name=running.name))
-                return [gr.skip(), notice("error", text), *self._form.notes((), language)]
+                return [notice("error", text), *self._form.notes((), language)]
             try:
                 job, warnings = self._form.job(raw)
-                folder = start(job, language)
+                start(job, language)
             except UserError as error:
-                return [gr.skip(), refusal(error, language), *self._form.notes(problems_in(error), language)]
+                return [refusal(error, language), *self._form.notes(problems_in(error), language)]
         live.forget_list()
-        return [folder.name, warnings_notice(warnings, language), *self._form.notes((), language)]
+        return [warnings_notice(warnings, language), *self._form.notes((), language)]
 
-    def _on_stop(self, language: str, started: str | None) -> str:
-        folder = live.chosen_run(started, self._kind)
+    def _on_stop(self, language: str) -> str:
+        folder = live.chosen_run(None, self._kind)
         if folder is None or not live.is_active(live.look(folder)):
             return notice("warning", escaped(words("page.train.nothing_to_stop", language)))
         ask_to_stop(folder)

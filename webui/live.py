@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import lru_cache
 from typing import Any
 
+import yaml
+
+from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import Progress, watch
 from engine.runs.read import list_runs, read_job, read_log
@@ -114,9 +118,14 @@ def moment(seconds_since_1970: float | None) -> str:
 def model_of(folder: Folder) -> str:
     """The model a run was asked for, or "–" when its job can no longer be read."""
     try:
-        job = read_job(folder)
-    except Exception:  # written by another version, half deleted, edited by hand: the list is shown all the same
+        return _model_at(folder, folder.job.stat().st_mtime_ns)
+    except (OSError, UserError, yaml.YAMLError, KeyError, TypeError):  # deleted, edited by hand, of another version
         return "–"
+
+
+@lru_cache(maxsize=2048)
+def _model_at(folder: Folder, changed_ns: int) -> str:
+    job = read_job(folder)
     return getattr(job, "gguf", None) or getattr(job, "model_name_or_path", None) or "–"
 
 

@@ -33,12 +33,13 @@ def serve(job: Serve) -> int:
         UserError: another program already listens on the port.
     """
     _refuse_taken_port(job.host, job.port)
-    os.environ.setdefault("NO_PROXY", "localhost,127.0.0.1")
+    _reach_localhost_without_proxy()
     page = build_page(job.lang)
     page.launch(
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
+        _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
     try:
@@ -99,12 +100,13 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
 
     asked = {"inputs": [frame.tab, frame.language, seen, *inputs], "outputs": [seen, *outputs], **QUICK}
     gr.Timer(TICK_S).tick(look, **asked)
-    gr.on([page.load, frame.tab.change, *(each.change for each in inputs), frame.language.change], look, **asked)
+    at_once = [page.load, frame.tab.change, frame.language.change, *(each.change for each in inputs)]
+    gr.on(at_once, look, trigger_mode="multiple", **asked)
 
 
 def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:
     """The language of each browser: guessed, chosen, remembered; and the run that its address names."""
-    texts, language = frame.texts, frame.language
+    texts, language, notices = frame.texts, frame.language, frame.notices
 
     def greet(memory: dict[str, str] | None, request: gr.Request) -> list[Any]:
         chosen = first_language(memory, request, texts.language)
@@ -112,14 +114,19 @@ def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:
         return [chosen, request.query_params.get("run"), *updates]
 
     def switch(chosen: str) -> list[Any]:
-        return [{"language": chosen}, *texts.updates(chosen)]
+        return [{"language": chosen}, *[""] * len(notices), *texts.updates(chosen)]
 
     page.load(greet, remembered, [language, shown, *texts.components], **QUICK)
-    language.input(switch, language, [remembered, *texts.components], **QUICK)
+    language.input(switch, language, [remembered, *notices, *texts.components], **QUICK)
     language.change(None, language, None, js=SET_DOCUMENT_LANGUAGE)
     page.load(None, language, None, js=SET_DOCUMENT_LANGUAGE)
-    for render, inputs, outputs in frame.translated:
-        language.change(render, [language, *inputs], outputs, **QUICK)
+
+
+def _reach_localhost_without_proxy() -> None:
+    """Gradio asks its own server whether it has started: a proxy of the user's environment cannot answer that."""
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, "localhost", "127.0.0.1"]))
 
 
 def _refuse_taken_port(host: str, port: int) -> None:

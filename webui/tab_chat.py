@@ -40,7 +40,7 @@ class ChatTab:
                 self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
                 self._talk = make(
                     gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
-                    elem_id="chat-talk", height="min(62vh, 640px)", sanitize_html=True, allow_tags=False,
+                    elem_id="chat-talk", height="max(320px, calc(100vh - 372px))", sanitize_html=True, allow_tags=False,
                     buttons=["copy", "copy_all"], feedback_options=None, show_label=False, layout="bubble",
                     reasoning_tags=[("<think>", "</think>")],
                 )  # fmt: skip
@@ -123,7 +123,7 @@ class ChatTab:
             )  # fmt: skip
         self._stop.click(_on_stop, language, self._notice, **QUICK)
         self._clear.click(lambda: ([], ""), None, [self._talk, self._notice], **QUICK)
-        self._frame.translated.append((lambda language: "", [], [self._notice]))
+        self._frame.notices.append(self._notice)
 
     def _on_load(self, language: str, *raw: Any) -> list[Any]:
         """Load what the form says, in place of what is loaded now."""

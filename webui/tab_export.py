@@ -46,19 +46,19 @@ class ExportTab:
         """Add the buttons that lead on to other tabs."""
         to_chat = self.view.build_next("page.buttons.open_in_chat", "export-open-chat")
         to_gguf = self.view.build_next("page.buttons.convert_to_gguf", "export-open-gguf")
-        chat.opened_by(to_chat, self._chat_target, [self.view.started])
+        chat.opened_by(to_chat, self._chat_target, [])
         outputs = [gguf.model, self._frame.tabs, self._frame.tab]
-        to_gguf.click(self._to_gguf, self.view.started, outputs, **QUICK)
+        to_gguf.click(self._to_gguf, None, outputs, **QUICK)
 
     def connect(self) -> None:
         self.view.connect()
 
-    def _chat_target(self, started: str | None) -> dict[str, Any]:
-        folder = self.view.result_of(started).get("export_dir")
+    def _chat_target(self) -> dict[str, Any]:
+        folder = self.view.result().get("export_dir")
         return {"model": str(folder)} if folder else {}
 
-    def _to_gguf(self, started: str | None) -> list[Any]:
-        folder = self.view.result_of(started).get("export_dir")
+    def _to_gguf(self) -> list[Any]:
+        folder = self.view.result().get("export_dir")
         return [folder or gr.skip(), gr.Tabs(selected="gguf"), "gguf"]
 
 

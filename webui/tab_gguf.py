@@ -43,7 +43,7 @@ class GgufTab:
 
     def opens(self, chat: Any) -> None:
         to_chat = self.view.build_next("page.buttons.open_in_chat", "gguf-open-chat")
-        chat.opened_by(to_chat, self._chat_target, [self.view.started])
+        chat.opened_by(to_chat, self._chat_target, [])
 
     def connect(self) -> None:
         self.view.connect()
@@ -51,8 +51,8 @@ class GgufTab:
             lambda path: gr.update(choices=_folders(path)), self._frame.top.path, self.model, **QUICK
         )  # fmt: skip
 
-    def _chat_target(self, started: str | None) -> dict[str, Any]:
-        file = self.view.result_of(started).get("outfile")
+    def _chat_target(self) -> dict[str, Any]:
+        file = self.view.result().get("outfile")
         return {"gguf": str(file)} if file else {}
 
 

@@ -80,7 +80,7 @@ class RunsTab:
             _on_resume, [language, self._chosen],
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
-        self._frame.translated.append((lambda language: "", [], [self._notice]))
+        self._frame.notices.append(self._notice)
 
 
 def target_of(folder: Folder | None) -> dict[str, Any]:
@@ -174,11 +174,11 @@ def _on_resume(language: str, chosen: str | None) -> list[Any]:
         text = words("page.train.already_running", language, name=running.name)
         return [notice("error", escaped(text)), gr.skip(), gr.skip(), gr.skip()]
     try:
-        started = start(resumed_job(folder), language)
+        start(resumed_job(folder), language)
     except UserError as error:
         return [refusal(error, language), gr.skip(), gr.skip(), gr.skip()]
     live.forget_list()
-    return ["", started.name, gr.Tabs(selected="train"), "train"]
+    return ["", None, gr.Tabs(selected="train"), "train"]
 
 
 def _to_export(chosen: str | None) -> list[Any]:

@@ -132,7 +132,7 @@ class TrainTab:
             [each.change for each in form.inputs], self._on_change, previewed, self._command,
             trigger_mode="always_last", **QUICK,
         )  # fmt: skip
-        self._frame.translated.append((lambda language: "", [], [self._notice]))
+        self._frame.notices.append(self._notice)
         names = [form.controls["dataset"], form.controls["eval_dataset"]]
         folder = form.controls["dataset_dir"]
         for event in (folder.change, names[0].focus):
@@ -140,7 +140,7 @@ class TrainTab:
         self._rows.connect()
 
     def _on_start(self, language: str, *raw: Any) -> list[Any]:
-        """Start what the form says, unless a run is alive already or the form has problems."""
+        """Start what the form says, unless a run is alive already or the form has problems; then watch it."""
         with _one_start_at_a_time:
             running = live.active_run("train")
             if running:
@@ -148,11 +148,11 @@ class TrainTab:
                 return [gr.skip(), notice("error", text), *self.form.notes((), language)]
             try:
                 job, warnings = self.form.job(raw)
-                folder = start(job, language)
+                start(job, language)
             except UserError as error:
                 return [gr.skip(), refusal(error, language), *self.form.notes(problems_in(error), language)]
         live.forget_list()
-        return [folder.name, warnings_notice(warnings, language), *self.form.notes((), language)]
+        return [None, warnings_notice(warnings, language), *self.form.notes((), language)]
 
     def _on_preview(self, is_shown: bool, language: str, *raw: Any) -> list[Any]:
         """Show the command, or put it away again."""

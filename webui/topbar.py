@@ -54,14 +54,13 @@ class TopBar:
     def connect(self) -> None:
         """What follows from a choice; only a person's choice counts, never a value set by the page."""
         private = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        self.model_name.input(
-            fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private
-        )  # fmt: skip
-        self.hub.input(fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private)
+        self.model_name.input(fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private)
+        self.hub.input(location_on_hub, [self.path, self.hub], self.path, **private)
+        self.path.change(name_of, self.path, self.model_name, trigger_mode="always_last", **private)
         self.model_name.focus(lambda: gr.update(choices=model_choices()), None, self.model_name, **private)
         self.adapters.focus(
             lambda path: gr.update(choices=checkpoint_choices(path)), self.path, self.adapters, **private
-        )  # fmt: skip
+        )
 
 
 def fill_from_name(name: str | None, hub: str) -> tuple[Any, Any]:
@@ -70,6 +69,22 @@ def fill_from_name(name: str | None, hub: str) -> tuple[Any, Any]:
         return gr.skip(), gr.skip()
     model = find_model(name)
     return (model.location(hub) if model else name), NOTHING
+
+
+def location_on_hub(path: str, hub: str) -> Any:
+    """The same model's id on another hub; a path that is not of the catalogue stays."""
+    name = name_of(path)
+    model = find_model(name) if name else None
+    return model.location(hub) if model else gr.skip()
+
+
+def name_of(path: str | None) -> str | None:
+    """The choice of the model's drop-down that a path belongs to; None for one that is none of them."""
+    text = (path or "").strip()
+    for model in models():
+        if text in (model.location("huggingface"), model.location("modelscope")):
+            return model.name
+    return text if text in local_models() else None
 
 
 def model_choices() -> list[tuple[str, str]]:
@@ -100,6 +115,11 @@ def checkpoint_choices(model: str | None) -> list[tuple[str, str]]:
                 name = run.name if folder == run.path else f"{run.name}/{folder.name}"
                 found.append((_base_of(config) != model, name, str(folder)))
     return [(name, path) for _, name, path in sorted(found, key=lambda item: item[0])]
+
+
+def _listed_checkpoints(path: str) -> Any:
+    """The list anew; what is chosen stays chosen."""
+    return gr.update(choices=checkpoint_choices(path))
 
 
 def template_choices(language: str) -> list[tuple[str, str]]:

@@ -76,16 +76,16 @@ def test_problems_stand_beside_their_fields_in_the_visitors_language(visit):
     fill(page, "learning_rate", "much")
     page.locator("#start").click()
     expect(page.locator("#train-notice .notice.error")).to_contain_text(words("page.refused", code))
-    expect(page.locator("#learning_rate.has-problem .info-text")).to_contain_text("much")
+    expect(page.locator("#learning_rate .info-text strong")).to_contain_text("much")
     fill(page, "learning_rate", "1e-4")
     page.locator("#start").click()
-    expect(page.locator("#dataset.has-problem .info-text")).to_contain_text(words("errors.dataset_missing", code)[:20])
-    expect(page.locator("#learning_rate.has-problem")).to_have_count(0)
+    expect(page.locator("#dataset .info-text strong")).to_contain_text(words("errors.dataset_missing", code)[:20])
+    expect(page.locator("#learning_rate .info-text strong")).to_have_count(0)
     add_name(page, "dataset", "identity")
     fill(page, "model_name_or_path", "./nowhere")
     page.locator("#start").click()
-    expect(page.locator("#model_name_or_path.has-problem .info-text")).to_contain_text("./nowhere")
-    expect(page.locator("#dataset.has-problem")).to_have_count(0)
+    expect(page.locator("#model_name_or_path .info-text strong")).to_contain_text("./nowhere")
+    expect(page.locator("#dataset .info-text strong")).to_have_count(0)
 
 
 def test_rows_of_a_dataset_are_shown_as_conversations(visit):
