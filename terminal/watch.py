@@ -23,6 +23,8 @@ def start_and_watch(job: Options, language: str) -> int:
     """Start a job and stay with it to its end. Ctrl-C asks it to save and stop; a second one ends it at once."""
     folder = start(job, language)
     print(words("cli.started", language, folder=folder.path))
+    if job.kind == "train":
+        print(words("cli.ctrl_c", language))
     return stay_with(folder, language, stop_on_interrupt=True)
 
 
