@@ -21,9 +21,9 @@ SCRIPTS = {
     "ja": r"[\u3040-\u30ff\u4e00-\u9fff]",
 }
 NAMES = {
-    "Adam", "AdamW", "API", "CPU", "DoRA", "EOS", "Face", "FlashAttention", "GB", "GGUF", "GPU", "Hugging", "ID", "JSON",
-    "kB", "Lathe", "LoRA", "MB", "ModelScope", "NEFTune", "Ollama", "SDPA", "URL", "YAML", "bf16", "bfloat16", "f16",
-    "float16", "float32", "fp16", "fp32", "h", "k", "min", "p", "s", "top", "Top-k", "Top-p",
+    "Adam", "AdamW", "API", "CPU", "DoRA", "EOS", "Face", "FlashAttention", "GB", "GGUF", "GPU", "Hugging", "ID",
+    "JSON", "kB", "Lathe", "LoRA", "MB", "ModelScope", "NEFTune", "Ollama", "SDPA", "URL", "YAML", "bf16", "bfloat16",
+    "f16", "float16", "float32", "fp16", "fp32", "h", "k", "min", "p", "s", "top", "Top-k", "Top-p",
 }  # fmt: skip
 """What a translation may leave as it is: a text of these words alone, and of signs and figures."""
 
