@@ -58,7 +58,7 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
         tied_embeddings(base, job.trust_remote_code),
     )
     _warn_of_other_base(job, merge, recorder)
-    contents = {name: (merge.shape(name), _dtype_of(job, merge, name)) for name in merge.sources}
+    contents = _contents(merge, job.export_dtype)
     dtype = _main_dtype(contents)
     _need_space(target, sum(_size(*content) for content in contents.values()))
     device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
@@ -212,15 +212,21 @@ def _write_weights(folder: Path, merge: Merge, contents: dict, limit_bytes: floa
         recorder.phase("merging", done, len(contents), "tensors")
 
 
-def _dtype_of(job: ExportJob, merge: Merge, name: str) -> torch.dtype:
-    """auto: float32 where adapters are merged and the result stays small, else as the base has it."""
-    stored = merge.stored_dtype(name)
-    if not stored.is_floating_point:
-        return stored
-    if job.export_dtype != "auto":
-        return getattr(torch, job.export_dtype)
-    float32_bytes = 4 * sum(merge.base[source].count for source in merge.sources.values())
-    return torch.float32 if merge.adapters and float32_bytes < FLOAT32_BELOW_BYTES else stored
+def _contents(merge: Merge, export_dtype: str) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and dtype of every tensor of the merged model.
+
+    auto: float32 where adapters are merged and the result stays small, else as the base has it. Whole numbers stay.
+    """
+    if export_dtype == "auto":
+        is_small = merge.adapters and merge.float32_bytes() < FLOAT32_BELOW_BYTES
+        chosen = torch.float32 if is_small else None
+    else:
+        chosen = getattr(torch, export_dtype)
+    contents = {}
+    for name in merge.sources:
+        stored = merge.stored_dtype(name)
+        contents[name] = merge.shape(name), chosen if chosen and stored.is_floating_point else stored
+    return contents
 
 
 def _main_dtype(contents: dict[str, tuple[tuple[int, ...], torch.dtype]]) -> torch.dtype:

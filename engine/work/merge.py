@@ -201,6 +201,10 @@ class Merge:
             shape = adapter.stored[whole].shape if whole else shape
         return shape
 
+    def float32_bytes(self) -> int:
+        """Size of the merged model's weights in float32."""
+        return 4 * sum(math.prod(self.shape(name)) for name in self.sources)
+
     def stored_dtype(self, name: str) -> torch.dtype:
         return self.base[self.sources[name]].dtype
 
@@ -266,7 +270,9 @@ def _assign(adapter: Adapter, name: str) -> None:
             continue
         module = re.sub(pattern, "", path)
         target = f"{module}.bias" if role == "bias" else f"{module}.weight"
-        facts: dict[str, Any] = {role: name, "scaling": _scaling(adapter.config, module)}
+        facts: dict[str, Any] = {role: name}
+        if role in ("lora_a", "lora_b", "bias"):
+            facts["scaling"] = _scaling(adapter.config, module)
         if ".lora_embedding_" in path:
             facts["is_embedding"] = True
         if role == "rows":

@@ -5,8 +5,10 @@ It reads the folder as a stranger would and shares no arithmetic with ``merge.py
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,11 +30,13 @@ PROMPTS = (
 )
 """Prose, code, and a script other than Latin: together they reach many rows of the embeddings."""
 
-RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float16: 0.01, torch.bfloat16: 0.08}
+RELATIVE_TOLERANCE = {torch.float32: 3e-5, torch.float16: 0.004, torch.bfloat16: 0.03}
 """Largest difference of a logit, as a share of the largest logit.
 
-Rounding every weight to 11 (float16) or 8 (bfloat16) significant bits moved the logits of SmolLM2-135M by 0.1 % and
-1 % of the largest; a wrong merge moves them by tens of percent. float32 has a floor besides: see :func:`tolerance`.
+Adding B @ A to W before or after the product with x is the same only but for rounding: between peft's own merge and
+its unmerged model the logits of SmolLM2-135M differ by 3e-6 of the largest on ordinary text and by 2e-5 on nonsense.
+Rounding every weight to 11 (float16) or 8 (bfloat16) significant bits moves them by about 0.1 % and 0.7 %. A wrong
+merge moves them by more: an adapter of a usual size by 2 % to 5 % as a whole.
 """
 
 COMPARED_BELOW_BYTES = 4_000_000_000
@@ -48,8 +52,8 @@ class Logits:
 
 
 def tolerance(dtype: torch.dtype, scale: float) -> float:
-    """Largest difference allowed: 1e-4 in float32 while logits stay below 100, else a share of ``scale``."""
-    return max(1e-4, RELATIVE_TOLERANCE[dtype] * scale)
+    """Largest difference allowed: 1e-4, or a share of the largest logit ``scale`` where that is more."""
+    return max(1e-4, RELATIVE_TOLERANCE.get(dtype, RELATIVE_TOLERANCE[torch.float32]) * scale)
 
 
 def verify_tensors(merge: Merge, folder: Path, recorder: Recorder) -> tuple[int, int]:
@@ -98,7 +102,7 @@ def compare_logits(
     Raises:
         UserError: the logits differ by more than the tolerance for ``dtype``, or are not finite.
     """
-    size_bytes = 4 * sum(merge.base[source].count for source in merge.sources.values())
+    size_bytes = merge.float32_bytes()
     free_bytes = psutil.virtual_memory().available
     if size_bytes >= COMPARED_BELOW_BYTES or 1.5 * size_bytes > free_bytes:
         recorder.warn("merge.logits_not_compared", size=f"{size_bytes / 1e9:.1f} GB")
@@ -108,9 +112,10 @@ def compare_logits(
     vocab_size = _vocab_size(folder, trust_remote_code)
     with _quiet():
         expected = _logits(_base_with_adapters(merge, base, vocab_size, device, trust_remote_code), prompts, device)
-        gc.collect()  # a peft model refers to itself; only one of the two models may be in memory
+        _give_back_memory()
         recorder.check_stop()
         found = _logits(_model(folder, device, trust_remote_code), prompts, device)
+    _give_back_memory()
     difference = max(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
     allowed = tolerance(dtype, max(float(logits.abs().max()) for logits in expected))
     if not difference <= allowed:  # so that NaN fails too
@@ -173,6 +178,14 @@ def _logits(model: Any, prompts: list[torch.Tensor], device: str) -> list[torch.
     """Logits of each prompt, each of shape (1, T, V)."""
     with torch.no_grad():  # as a decorator it would hold on to the model
         return [model(input_ids=prompt.to(device), use_cache=False).logits.float().cpu() for prompt in prompts]
+
+
+def _give_back_memory() -> None:
+    """Only one of the two models may be in memory. A peft model refers to itself, and glibc keeps what was freed."""
+    gc.collect()
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
