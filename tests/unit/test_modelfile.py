@@ -154,7 +154,7 @@ def _value(code: str, dot, root, variables):
         return dot[word[1:]] if word[1:] in dot else dot[word[1:].lower()]
 
     def call():
-        functions = {"eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "le": lambda a, b: a <= b, "len": len, 
+        functions = {"eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "le": lambda a, b: a <= b, "len": len,
                      "not": lambda a: not a,
                      "and": lambda a, b: a and b, "slice": lambda a, b: a[b:]}  # fmt: skip
         if words[0] not in functions:

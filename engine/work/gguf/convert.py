@@ -201,7 +201,7 @@ def llama3_factors(head_size: int, rope: dict[str, Any]) -> np.ndarray:
     Source: ``_compute_llama3_parameters`` in transformers' modeling_rope_utils.py.
     """
     frequency = 1.0 / np.float32(rope["rope_theta"]) ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size)
-    wavelength = 2 * np.pi / frequency.astype(np.float64)
+    wavelength = np.float32(2 * np.pi) / frequency  # float32 to the end, as transformers and the reference converter do
     low, high, factor = (rope[name] for name in ("low_freq_factor", "high_freq_factor", "factor"))
     context = rope["original_max_position_embeddings"]
     smooth = (context / wavelength - low) / (high - low)
