@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
+
 from engine.errors import UserError
 
 IGNORED = -100
@@ -62,12 +64,8 @@ def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: b
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **given
         )
-    except (TypeError, ValueError, KeyError) as error:
-        raise UserError("template_refused", detail=str(error)) from error
-    except Exception as error:
-        if type(error).__module__.startswith("jinja2"):
-            raise UserError("template_refused", detail=str(error)) from error
-        raise
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        raise UserError("template_refused", detail=error) from error
 
 
 def segments(

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_flash_attn_2_available
 
 from engine.errors import UserError
 from engine.options.model import Model
+from engine.work.encode import render
 from engine.work.prompt import with_system
 
 ATTENTION = {"auto": None, "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
@@ -109,15 +109,7 @@ def render_prompt(
     Raises:
         UserError: there is no chat template, or it refuses these messages.
     """
-    if not tokenizer.chat_template:
-        raise UserError("template_missing")
-    extra = {} if job.enable_thinking is None else {"enable_thinking": job.enable_thinking}
-    try:
-        return tokenizer.apply_chat_template(
-            with_system(messages, job), tokenize=False, add_generation_prompt=add_generation_prompt, **extra
-        )
-    except (TemplateError, TypeError, KeyError) as error:
-        raise UserError("template_refused", detail=error) from error
+    return render(tokenizer, with_system(messages, job), add_generation_prompt, enable_thinking=job.enable_thinking)
 
 
 def _chosen_template(job: Model) -> str | None:
