@@ -24,6 +24,7 @@ ADVANCED = ("do_sample", "top_k", "repetition_penalty", "context_length", "enabl
             "flash_attn", "model_revision")  # fmt: skip
 WIDE = ("gguf", "system")
 READY_IN_S = 600.0
+FOCUS_ON_QUESTION = "() => document.querySelector('#chat-question textarea')?.focus()"
 
 
 class ChatTab:
@@ -36,7 +37,15 @@ class ChatTab:
             with gr.Column(elem_classes="chat-settings", min_width=260):
                 self._build_settings()
             with gr.Column(elem_classes="chat-room", min_width=280):
-                self._status = gr.HTML(elem_id="chat-status", js_on_load=None)
+                with gr.Row(elem_classes="chat-head"):
+                    self._status = gr.HTML(elem_id="chat-status", js_on_load=None)
+                    self._load = make(
+                        gr.Button, {"value": "page.buttons.load"}, variant="primary", elem_id="chat-load", min_width=90
+                    )
+                    self._unload = make(
+                        gr.Button, {"value": "page.buttons.unload"}, elem_id="chat-unload", min_width=90,
+                        interactive=False,
+                    )  # fmt: skip
                 self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
                 self._talk = make(
                     gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
@@ -63,13 +72,6 @@ class ChatTab:
 
     def _build_settings(self) -> None:
         make = self._frame.texts.make
-        with gr.Row(elem_classes="buttons"):
-            self._load = make(
-                gr.Button, {"value": "page.buttons.load"}, variant="primary", elem_id="chat-load", min_width=90
-            )
-            self._unload = make(
-                gr.Button, {"value": "page.buttons.unload"}, elem_id="chat-unload", min_width=90, interactive=False
-            )
         with gr.Row(elem_classes="fields"):
             for name in PLAIN:
                 own = {"elem_classes": "wide"} if name in WIDE else {}
@@ -115,12 +117,16 @@ class ChatTab:
         self._unload.click(_on_unload, language, self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE)
         asked = gr.State("")
         for event in (self._send.click, self._question.submit):
-            event(
-                _take_question, [self._question, self._talk], [self._question, self._talk, asked], **QUICK
-            ).then(
+            taken = event(
+                _take_question, [self._question, self._talk], [self._question, self._talk, asked, self._send], **QUICK
+            )
+            answered = taken.then(
                 self._on_question, [language, asked, self._talk, *form.inputs], [self._talk, self._notice],
-                concurrency_limit=None, trigger_mode="multiple", **PRIVATE,
+                concurrency_limit=None, **PRIVATE,
             )  # fmt: skip
+            answered.then(lambda: [gr.update(interactive=True)] * 2, None, [self._question, self._send], **QUICK).then(
+                None, js=FOCUS_ON_QUESTION
+            )
         self._stop.click(_on_stop, language, self._notice, **QUICK)
         self._clear.click(lambda: ([], ""), None, [self._talk, self._notice], **QUICK)
         self._frame.notices.append(self._notice)
@@ -176,11 +182,12 @@ def spoken(talk: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _take_question(question: str, talk: list[dict]) -> list[Any]:
-    """Move what was typed into the conversation at once, and keep it for the answer."""
+    """Move what was typed into the conversation at once; until it is answered, there is no next question."""
     question = question.strip()
     if not question:
-        return [gr.skip(), gr.skip(), ""]
-    return ["", [*talk, {"role": "user", "content": question}], question]
+        return [gr.skip(), gr.skip(), "", gr.skip()]
+    asked = [*talk, {"role": "user", "content": question}]
+    return [gr.update(value="", interactive=False), asked, question, gr.update(interactive=False)]
 
 
 def _watched(language: str) -> list[Any]:

@@ -66,7 +66,8 @@ def _summary(progress: Progress, language: str) -> str:
     result = progress.result
     done = notice("good", escaped(words("page.gguf.done", language, file=result.get("outfile", ""))))
     rows = [(words("page.figures.size", language), live.size(result.get("size_bytes")))]
-    rows += [(words("page.gguf.verified", language), line) for line in _proofs(result.get("verified") or {}, language)]
+    proofs = _proofs(result.get("verified") or {}, language)
+    rows.append((words("page.gguf.verified", language), "\n".join(proofs) or "–"))
     return done + facts_table(rows) + _modelfile(result.get("modelfile"), language)
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from engine.errors import Refused, UserError
 from engine.options.command import preview
-from engine.runs.folder import Folder
+from engine.runs.folder import Folder, model_label
 from engine.runs.progress import Progress
 from engine.runs.read import State, read_job
 from engine.runs.resume import resumed_job, why_not_resumable
@@ -188,7 +188,7 @@ def _to_export(chosen: str | None) -> list[Any]:
         return [gr.skip()] * 5
     model = live.model_of(folder)
     return [
-        model, gr.update(value=[adapter], choices=checkpoint_choices(model)), f"merged/{folder.path.name}",
+        model, gr.update(value=[adapter], choices=checkpoint_choices(model)), f"merged/{model_label(model)}-{folder.path.name}",
         gr.Tabs(selected="export"), "export",
     ]  # fmt: skip
 

@@ -31,7 +31,7 @@ class TopBar:
         with gr.Row(elem_classes="topbar", equal_height=True):
             self.model_name = texts.make(
                 gr.Dropdown, {"label": "page.top.model_name", "info": "page.top.model_name_help"},
-                choices=model_choices(), value=models()[0].name, elem_id="model_name", min_width=150, scale=3,
+                choices=model_choices(), value=models()[0].name, elem_id="model_name", allow_custom_value=True, min_width=150, scale=3,
             )  # fmt: skip
             path = control("model_name_or_path", fields["model_name_or_path"], texts, scale=4)
             hub = control("hub", fields["hub"], texts, scale=2, filterable=False)
@@ -64,7 +64,7 @@ class TopBar:
 
 
 def fill_from_name(name: str | None, hub: str) -> tuple[Any, Any]:
-    """Where a model of the catalogue is on a hub, with its own template; a local folder is its own name."""
+    """Where a model of the catalogue is on a hub, with its own template; any other name is itself the path."""
     if not name:
         return gr.skip(), gr.skip()
     model = find_model(name)
