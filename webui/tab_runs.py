@@ -187,10 +187,8 @@ def _to_export(chosen: str | None) -> list[Any]:
     if adapter is None:
         return [gr.skip()] * 5
     model = live.model_of(folder)
-    return [
-        model, gr.update(value=[adapter], choices=checkpoint_choices(model)), f"merged/{model_label(model)}-{folder.path.name}",
-        gr.Tabs(selected="export"), "export",
-    ]  # fmt: skip
+    adapters = gr.update(value=[adapter], choices=checkpoint_choices(model))
+    return [model, adapters, f"merged/{model_label(model)}-{folder.path.name}", gr.Tabs(selected="export"), "export"]
 
 
 def _adapter_of(folder: Folder) -> str | None:

@@ -25,25 +25,26 @@ class TopBar:
             texts.make(gr.HTML, {"value": _brand}, elem_classes="brand-block", js_on_load=None)
             self.language = texts.make(
                 gr.Dropdown, {"label": "page.top.language"}, choices=language_choices(), value=texts.language,
-                elem_id="language", filterable=False, scale=0, min_width=140,
+                elem_id="language", filterable=False, min_width=140,
             )  # fmt: skip
         fields = TrainJob.model_fields
         with gr.Row(elem_classes="topbar", equal_height=True):
             self.model_name = texts.make(
                 gr.Dropdown, {"label": "page.top.model_name", "info": "page.top.model_name_help"},
-                choices=model_choices(), value=models()[0].name, elem_id="model_name", allow_custom_value=True, min_width=150, scale=3,
+                choices=model_choices(), value=models()[0].name, elem_id="model_name", allow_custom_value=True,
+                min_width=150,
             )  # fmt: skip
-            path = control("model_name_or_path", fields["model_name_or_path"], texts, scale=4)
-            hub = control("hub", fields["hub"], texts, scale=2, filterable=False)
-            method = control("finetuning_type", fields["finetuning_type"], texts, scale=2, filterable=False)
+            path = control("model_name_or_path", fields["model_name_or_path"], texts)
+            hub = control("hub", fields["hub"], texts, filterable=False)
+            method = control("finetuning_type", fields["finetuning_type"], texts, filterable=False)
             adapters = control(
-                "adapter_name_or_path", fields["adapter_name_or_path"], texts, scale=4,
+                "adapter_name_or_path", fields["adapter_name_or_path"], texts,
                 choices=checkpoint_choices(None),
             )  # fmt: skip
             template = texts.make(
                 gr.Dropdown,
                 {"label": "options.template.label", "info": "options.template.help", "choices": template_choices},
-                value=NOTHING, elem_id="template", min_width=150, scale=2,
+                value=NOTHING, elem_id="template", min_width=150,
             )  # fmt: skip
         self.controls: dict[str, Any] = {
             "model_name_or_path": path, "hub": hub, "finetuning_type": method, "adapter_name_or_path": adapters,
