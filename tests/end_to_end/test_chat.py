@@ -5,7 +5,6 @@ Reference for tokens: transformers' own ``generate``; for text: the tokenizer's 
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -275,38 +274,43 @@ def test_an_adapter_changes_the_answer_and_its_effect_is_exact(started, tiny_mod
 def test_the_bundled_model_knows_paris(started, bundled_model):
     folder = started(model_name_or_path=str(bundled_model))
     chat.wait_until_ready(folder, LOAD_S)
-    text, last = ask(folder, do_sample=False)
+    text, last = ask(folder, do_sample=False, max_new_tokens=24)
     assert "Paris" in text and last.finish_reason == "stop" and "<|" not in text
-    assert ask(folder, sampling_seed=3)[0] == ask(folder, sampling_seed=3)[0]
+    same = [ask(folder, sampling_seed=3, temperature=2.0, max_new_tokens=12)[0] for _ in range(2)]
+    assert same[0] == same[1]
     followed = [*FRANCE, {"role": "assistant", "content": text}, {"role": "user", "content": "And of Italy?"}]
-    assert "Rome" in ask(folder, followed, do_sample=False)[0]
+    assert "Rome" in ask(folder, followed, do_sample=False, max_new_tokens=24)[0]
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 def test_a_gguf_file_answers_too(started, bundled_model):
+    llama_cpp = pytest.importorskip("llama_cpp")
     from engine.work.bundled import bundled_gguf
     from engine.work.load import load_tokenizer, render_prompt
 
     job = ChatJob(gguf=str(bundled_gguf()), context_length=512)
     folder = started(**job.values())
     chat.wait_until_ready(folder, LOAD_S)
-    text, last = ask(folder, do_sample=False)
-    assert "Paris" in text and last.finish_reason == "stop" and "<|" not in text
+    capital = [{"role": "user", "content": "Complete in one sentence: the capital of France is"}]
+    text, last = ask(folder, capital, do_sample=False, max_new_tokens=24)
     tokenizer = load_tokenizer(bundled_model, job)
-    expected = tokenizer(render_prompt(tokenizer, FRANCE, job), add_special_tokens=False)["input_ids"]
-    assert last.prompt_tokens == len(expected)  # no token is added in front
-    same = [ask(folder, sampling_seed=3, max_new_tokens=20)[0] for _ in range(2)]
+    prompt = tokenizer(render_prompt(tokenizer, capital, job), add_special_tokens=False)["input_ids"]
+    assert last.prompt_tokens == len(prompt)  # no token is added in front
+    llama = llama_cpp.Llama(str(bundled_gguf()), n_ctx=512, verbose=False)
+    expected = llama.create_completion(prompt, temperature=0, max_tokens=24)["choices"][0]
+    assert (text, last.finish_reason) == (expected["text"], expected["finish_reason"])
+    assert "Paris" in text and "<|" not in text
+    same = [ask(folder, sampling_seed=3, temperature=2.0, max_new_tokens=12)[0] for _ in range(2)]
     assert same[0] == same[1]
     with pytest.raises(UserError, match="512"):
         ask(folder, [{"role": "user", "content": "word " * 600}])
-    assert "Paris" in ask(folder, do_sample=False)[0]
+    assert ask(folder, capital, do_sample=False, max_new_tokens=24)[0] == text
 
 
 @pytest.mark.slow
 def test_the_terminal_prints_the_answer_and_nothing_else(workplace, tiny_model):
-    command = [sys.executable, str(PROJECT / "app.py"), "chat", "--infer_dtype", "float32", "--do_sample", "false"]
-    options = ["--model_name_or_path", str(tiny_model), "--max_new_tokens", "6"]
+    command = [sys.executable, str(PROJECT / "app.py"), "chat", "--temperature", "5", "--sampling_seed", "3"]
+    options = ["--model_name_or_path", str(tiny_model), "--max_new_tokens", "12"]
     once = subprocess.run([*command, *options, "--prompt", "Hi"], capture_output=True, text=True, timeout=LOAD_S)
     assert once.returncode == 0, once.stderr
     talk = subprocess.run(
