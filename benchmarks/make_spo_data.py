@@ -33,7 +33,7 @@ FILES = {
 
 
 class Pattern(NamedTuple):
-    sentence: str                            # with slots: "<film> was directed by <person>."
+    sentence: str  # with slots: "<film> was directed by <person>."
     facts: tuple[tuple[str, str, str], ...]  # (subject slot, predicate, object slot)
 
 

@@ -24,6 +24,13 @@ SCHEDULERS = Literal[
 ]  # fmt: skip
 
 
+TokensSeen = Annotated[
+    Literal["non_padding", "all", "no"],
+    BeforeValidator(lambda said: {"true": "non_padding", "false": "no"}.get(str(said).lower(), said)),
+]
+"""Which tokens are counted as seen; true and false are understood too, and true does not count padding."""
+
+
 class Training(Options):
     """The training loop."""
 
@@ -56,7 +63,7 @@ class Training(Options):
     resume_from_checkpoint: str | None = option(None, level="advanced", control="path")
     plot_loss: bool = option(True, level="command")
     report_to: Names = option(("none",), level="advanced", suggestions=("none", "tensorboard", "wandb", "mlflow"))
-    include_num_input_tokens_seen: bool = option(True, level="command")
+    include_num_input_tokens_seen: TokensSeen = option("non_padding", level="command")
     ddp_timeout: int = option(180000000, ge=1, level="command")  # seconds
     training_arguments: dict[str, Any] = option({}, level="command")  # further fields, by their own names
 

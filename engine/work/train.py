@@ -83,7 +83,6 @@ def training_arguments(job: TrainJob, folder: Folder, chosen: Precision, has_eva
         "fp16": chosen.autocast == "float16",
         "use_cpu": chosen.is_cpu,
         "report_to": list(job.report_to),
-        "include_num_input_tokens_seen": "non_padding",
         "remove_unused_columns": False,  # our rows are no columns of a datasets.Dataset
         "prediction_loss_only": True,
         "resume_from_checkpoint": None,  # handed to train()

@@ -408,3 +408,11 @@ def test_as_text():
     assert [as_text(value) for value in (None, 0, False, 1e-5, ["a, b"], "")] == [
         "none", "0", "False", "1e-05", '["a, b"]', "",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"), [(True, "non_padding"), ("False", "no"), ("all", "all"), ("non_padding", "non_padding")]
+)
+def test_tokens_seen_are_said_in_both_ways(said, meant):
+    job = job_from(TrainJob, {"dataset": "identity", "include_num_input_tokens_seen": said}).job
+    assert job.include_num_input_tokens_seen == meant
