@@ -28,7 +28,8 @@ def test_nothing_half_written_has_its_final_name(small_disk, workplace, tiny_mod
     rows = workplace / "rows.json"
     rows.write_text(json.dumps([{"instruction": f"Say {n}", "output": f"number {n}"} for n in range(8)]))
     command = [
-        sys.executable, str(PROJECT / "app.py"), "train", "--model_name_or_path", str(tiny_model), "--dataset", str(rows),
+        sys.executable, str(PROJECT / "app.py"), "train", "--model_name_or_path", str(tiny_model),
+        "--dataset", str(rows),
         "--output_dir", "saves/run", "--max_steps", "2", "--save_strategy", "no",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
