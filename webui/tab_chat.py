@@ -46,10 +46,9 @@ class ChatTab:
                         gr.Button, {"value": "page.buttons.unload"}, elem_id="chat-unload", min_width=90,
                         interactive=False,
                     )  # fmt: skip
-                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
                 self._talk = make(
                     gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
-                    elem_id="chat-talk", height="max(320px, calc(100vh - 372px))", sanitize_html=True, allow_tags=False,
+                    elem_id="chat-talk", height="max(320px, calc(100vh - 386px))", sanitize_html=True, allow_tags=False,
                     buttons=["copy", "copy_all"], feedback_options=None, show_label=False, layout="bubble",
                     reasoning_tags=[("<think>", "</think>")],
                 )  # fmt: skip
@@ -68,6 +67,7 @@ class ChatTab:
                     self._clear = make(
                         gr.Button, {"value": "page.buttons.clear"}, elem_id="chat-clear", scale=1, min_width=80,
                     )  # fmt: skip
+                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
         self.form.show_initial_visibility()
 
     def _build_settings(self) -> None:
@@ -155,17 +155,18 @@ class ChatTab:
         if folder is None:
             yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
             return
+        text = ""
         try:
             job = self.form.job(raw).job
             messages = ([{"role": "system", "content": job.system}] if job.system else []) + spoken(talk)
             sampling = {name: getattr(job, name) for name in Generation.model_fields}
+            yield [[*talk, {"role": "assistant", "content": "…"}], ""]
             chat.wait_until_ready(folder, READY_IN_S)
-            text = ""
             for piece in chat.answer(folder, messages, request.session_hash, **sampling):
                 text += piece.text
                 yield [[*talk, {"role": "assistant", "content": text}], _speed(piece, language)]
         except UserError as error:
-            yield [gr.skip(), refusal(error, language)]
+            yield [gr.skip() if text else talk, refusal(error, language)]
 
 
 def spoken(talk: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -79,6 +79,11 @@ def test_the_whole_journey_in_two_languages(visit, workshop):
     wait_until_done(page, "#gguf-status")
     expect(page.locator("#gguf-result")).to_contain_text(".gguf")
 
+    phone = visit(width=390)
+    open_tab(phone, "runs")
+    phone.locator("#runs-table [data-run]").first.wait_for()
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
     # The second visitor saw all of it, and chats with the GGUF file in the other language.
     open_tab(second, "gguf")
     wait_until_done(second, "#gguf-status")
