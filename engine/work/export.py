@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -23,6 +18,7 @@ from engine.runs.record import Recorder
 from engine.work.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Merge, plan_merge, read_adapter
 from engine.work.model_card import model_card
 from engine.work.shards import GB, model_tensors, write_model
+from engine.work.unfinished import unfinished
 from engine.work.verify_merge import compare_logits, verify_tensors
 
 FLOAT32_BELOW_BYTES = 4 * GB
@@ -62,7 +58,7 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
     dtype = _main_dtype(contents)
     _need_space(target, sum(_size(*content) for content in contents.values()))
     device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
-    with finished_or_gone(target) as folder:
+    with unfinished(target, is_folder=True) as folder:
         _write_weights(folder, merge, contents, job.export_size * GB, recorder)
         recorder.phase("saving")
         (folder / "config.json").write_text(
@@ -113,38 +109,6 @@ def refuse_target(target: Path, sources: list[Path]) -> None:
             raise UserError("merge.export_dir_is_source", path=target)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError("export_dir_exists", path=target)
-
-
-@contextmanager
-def finished_or_gone(target: Path) -> Iterator[Path]:
-    """A folder ``<target>.tmp`` to write into, renamed to ``target`` at the end; after an error it is removed.
-
-    It is locked as long as this process lives: what an earlier export left when it was killed is removed, what another
-    one is writing just now is not.
-    """
-    target = target.resolve()
-    folder = target.with_name(f"{target.name}.tmp")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError("merge.export_dir_busy", path=target) from error
-        try:
-            _empty(folder)
-            yield folder
-            folder.replace(target)
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError("disk_full", detail=str(error)) from error
-            raise
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
 
 
 def tied_embeddings(base: Path, trust_remote_code: bool) -> tuple[str, str] | None:
@@ -276,14 +240,6 @@ def _has_chat_template(folder: Path) -> bool:
         return True
     config = folder / "tokenizer_config.json"
     return config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _listing(folder: Path) -> str:

@@ -22,6 +22,7 @@ from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
 from engine.work import export, verify_merge
 from engine.work.shards import model_tensors
+from engine.work.unfinished import unfinished
 
 INPUT_IDS = torch.arange(1, 25).reshape(2, 12)
 SIZES: dict[str, Any] = {
@@ -386,12 +387,12 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path, run_export) -> Non
 
 def test_two_exports_at_once(tmp_path: Path, run_export) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
-    with export.finished_or_gone(tmp_path / "out") as folder:
+    with unfinished(tmp_path / "out", is_folder=True) as folder:
         (folder / "mine").touch()
         with pytest.raises(UserError) as caught:
             run_export("adapter")
         assert (folder / "mine").exists()
-    assert caught.value.key == "merge.export_dir_busy"
+    assert caught.value.key == "target_busy"
 
 
 def test_target_that_holds_something_is_refused(tmp_path: Path, run_export) -> None:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.record import Recorder, write_text
-
-TEMPORARY = ".tmp"
+from engine.work.unfinished import unfinished
 
 
 def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
@@ -32,7 +28,7 @@ def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
         raise UserError("gguf.adapter_not_merged", path=", ".join(job.adapter_name_or_path))
     folder = model_folder(job, recorder)
     outfile = outfile_of(job, folder)
-    with finished_or_gone(outfile) as temporary:
+    with unfinished(outfile) as temporary:
         verified, tokenizer = _make(job, folder, temporary, recorder)
     from engine.work.ollama import write_modelfile
 
@@ -68,23 +64,6 @@ def outfile_of(job: GgufJob, folder: Path) -> Path:
     if path.suffix != ".gguf" or path.is_dir():
         raise UserError("gguf.outfile_name", path=path)
     return path
-
-
-@contextmanager
-def finished_or_gone(outfile: Path) -> Iterator[Path]:
-    """A temporary path beside ``outfile`` that gets its name when all went well, and is removed otherwise.
-
-    What a killed process has left under the temporary name is overwritten by the next one.
-    """
-    outfile.parent.mkdir(parents=True, exist_ok=True)
-    temporary = outfile.with_name(outfile.name + TEMPORARY)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, outfile)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _make(job: GgufJob, folder: Path, temporary: Path, recorder: Recorder) -> tuple[dict[str, Any], Any]:

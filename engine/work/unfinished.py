@@ -1,0 +1,67 @@
+"""A result under a temporary name: it gets its own name when it is complete and proven, or it is gone."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from engine.errors import UserError
+
+
+@contextmanager
+def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
+    """A file or folder ``<target>.tmp`` to write into, renamed to ``target`` at the end; after an error it is removed.
+
+    It is locked as long as this process lives: what an earlier job left when it was killed is written over, what
+    another one is writing just now is not.
+
+    Raises:
+        UserError: another job is writing to the same target; the disk is full.
+    """
+    target = target.resolve()
+    path = target.with_name(f"{target.name}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(exist_ok=True) if is_folder else path.touch()
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError("target_busy", path=target) from error
+        try:
+            if is_folder:
+                _empty(path)
+            yield path
+            _write_through(path)
+            path.replace(target)
+        except BaseException as error:
+            _remove(path)
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError("disk_full", detail=error) from error
+            raise
+    finally:
+        os.close(lock)
+
+
+def _write_through(path: Path) -> None:
+    """Have everything on the disk before it is renamed: after a power cut a name must not stand for nothing."""
+    for each in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
+        with each.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
