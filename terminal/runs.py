@@ -43,7 +43,7 @@ def _list(language: str) -> int:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started_at)) if state.started_at else ""
         steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
         loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
-        status = words(f"status.{state.status}", language)
+        status = words(f"page.status.{state.status}", language)
         print(f"{started:16}  {state.kind:7} {status:10} {steps:>11} {loss:12} {folder.name}")
     return 0
 

@@ -117,7 +117,7 @@ def test_killed_is_lost_and_goes_on(options, workplace):
     os.kill(json.loads((folder / "state.json").read_text())["pid"], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1 and "resume" in errors
-    assert "lost" in lathe("runs", "list").stdout
+    assert "Lost" in lathe("runs", "list").stdout
 
 
 @pytest.mark.parametrize(
