@@ -175,8 +175,8 @@ class WideLinear(torch.nn.Linear):
     """A linear layer that multiplies many rows in float32, whatever its weights are stored in.
 
     For CPUs without instructions for bfloat16, where a product of one row is limited by memory (so the narrow weights
-    are faster) but one of many rows by arithmetic (16 GFLOP/s in bfloat16, 143 in float32 on an EPYC with AVX2). There the bundled model reads a prompt of
-    512 tokens in 1.3 s in place of 7.4.
+    are faster) but one of many rows by arithmetic: 16 GFLOP/s in bfloat16, 143 in float32 on an EPYC with AVX2. There
+    the bundled model reads a prompt of 512 tokens in 1.3 s in place of 7.4.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
