@@ -45,7 +45,7 @@ class RunsTab:
                 self._log = gr.HTML(elem_id="run-log", elem_classes="log-view", js_on_load=None)
             self._command = frame.texts.make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
-                buttons=["copy"], max_lines=14, lines=1,
+                buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)

@@ -90,7 +90,7 @@ class TrainTab:
             self._notice = gr.HTML(elem_id="train-notice", js_on_load=None)
             self._command = make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, visible=False,
-                elem_id="train-command", buttons=["copy", "download"], max_lines=16,
+                elem_id="train-command", buttons=["copy", "download"], max_lines=16, wrap_lines=True,
             )  # fmt: skip
             with gr.Row(elem_classes="buttons"):
                 self._start = make(

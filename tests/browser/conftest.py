@@ -59,6 +59,7 @@ def chromium():
     if CHROMIUM is None:
         pytest.skip("no Chromium: make test installs one where it may")
     playwright_api = pytest.importorskip("playwright.sync_api")
+    playwright_api.expect.set_options(timeout=30_000)  # a busy machine is no fault of the page
     with playwright_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
