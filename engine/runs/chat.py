@@ -58,7 +58,7 @@ def load(job: ChatJob, language: str = "en", owner_pid: int | None = None) -> Fo
 def loaded() -> Folder | None:
     """The living chat worker that belongs to nobody in particular, loading or ready; a restarted page finds it so."""
     for folder, state in list_runs("chat"):
-        if state.status in ("starting", "running") and not _has_owner(folder):
+        if state.status in ("starting", "running") and not state.owner_pid:
             return folder
     return None
 
@@ -152,8 +152,3 @@ def _failure(folder: Folder) -> UserError:
     if state.status == "lost":
         return UserError("chat.worker_lost", log=folder.log)
     return UserError("chat.ended" if state.has_ended else "chat.loading")
-
-
-def _has_owner(folder: Folder) -> bool:
-    """Whether the worker belongs to a terminal and ends with it."""
-    return json.loads(folder.state.read_text(encoding="utf-8")).get("owner_pid") is not None

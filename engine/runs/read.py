@@ -24,6 +24,7 @@ class State:
         status: "starting", "running", "stopping", "done", "failed", "stopped" or "lost" (its worker died unheard).
         kind: "train", "export", "gguf" or "chat".
         started_at, finished_at: seconds since 1970, or None.
+        owner_pid: process without which the worker ends; None: it outlives everybody.
         error: ``{"key": …, "facts": {…}}`` of a failed run, else None.
         result: what the job leaves behind, e.g. ``{"export_dir": …}``.
     """
@@ -33,6 +34,7 @@ class State:
     started_at: float | None = None
     finished_at: float | None = None
     pid: int | None = None
+    owner_pid: int | None = None
     error: dict[str, Any] | None = None
     result: dict[str, Any] = field(default_factory=dict)
 
@@ -63,7 +65,7 @@ def read_state(folder: Folder) -> State:
             status = "lost"
         elif folder.stop_request.exists():
             status = "stopping"
-    known = {name: content.get(name) for name in ("started_at", "finished_at", "pid", "error")}
+    known = {name: content.get(name) for name in ("started_at", "finished_at", "pid", "owner_pid", "error")}
     return State(status=status, kind=content["kind"], result=content.get("result") or {}, **known)
 
 

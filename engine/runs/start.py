@@ -52,7 +52,7 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         write_job(folder, job, language)
         update_state(
             folder, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
-            result=None,
+            result=None, owner_pid=owner_pid,
         )  # fmt: skip
         _leave_link(folder)
         _spawn(folder, lock.fileno(), owner_pid)
