@@ -15,6 +15,14 @@ from engine.words import has_words, words
 from webui.controls import control, from_control
 from webui.language import Texts, escaped, marked
 
+SHOW_FIRST_PROBLEM = """
+() => setTimeout(() => {
+  const note = [...document.querySelectorAll('.info-text strong')].find((each) => each.offsetParent);
+  note?.closest('.block').scrollIntoView({block: 'center', behavior: 'smooth'});
+}, 150)
+"""
+"""After ``Form.notes``: the first field with a note comes into view."""
+
 
 class Form:
     """A job's options as controls, those of the top bar included."""

@@ -14,7 +14,7 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
-from webui.form import Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
 
@@ -66,7 +66,7 @@ class JobView:
         self._start.click(
             self._on_start, [language, *form.inputs], [self._notice, *form.inputs],
             trigger_mode="once", concurrency_limit=None, **PRIVATE,
-        )  # fmt: skip
+        ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(self._on_stop, language, self._notice, **QUICK)
         self._frame.notices.append(self._notice)
 

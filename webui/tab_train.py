@@ -17,7 +17,7 @@ from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from webui import live
 from webui.dataset_rows import DatasetRows, dataset_names
-from webui.form import Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
 
@@ -121,13 +121,15 @@ class TrainTab:
         self._start.click(
             self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
             concurrency_limit=None, **PRIVATE,
-        )  # fmt: skip
+        ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(_on_stop, [language, self.shown], self._notice, **QUICK)
         self._stop_now.click(
             _on_stop_now, [language, self.shown], self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE
         )  # fmt: skip
         previewed = [self._is_previewed, language, *form.inputs]
-        self._preview.click(self._on_preview, previewed, [self._is_previewed, self._command, *notes], **QUICK)
+        self._preview.click(self._on_preview, previewed, [self._is_previewed, self._command, *notes], **QUICK).then(
+            None, js=SHOW_FIRST_PROBLEM
+        )
         gr.on(
             [each.change for each in form.inputs], self._on_change, previewed, self._command,
             trigger_mode="always_last", **QUICK,
