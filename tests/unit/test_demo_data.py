@@ -98,9 +98,7 @@ def test_facts_are_quotations_with_the_five_keys(name):
 
 @languages
 def test_each_predicate_has_one_pair_of_types_and_occurs_on_both_sides(language):
-    declared = {
-        (predicate, *types) for predicate, types in generator.read_language(language)["predicates"].items()
-    }
+    declared = {(predicate, *types) for predicate, types in generator.read_language(language)["predicates"].items()}
     for rows in both_sides(language):
         seen = {tuple(fact[key] for key in KEYS[:3]) for row in rows for fact in json.loads(row["output"])}
         assert seen == declared
