@@ -50,7 +50,7 @@ def job_from(job_type: type[Options], values: dict[str, Any]) -> Parsed:
         job = job_type.from_values(known)
         problems += problems_of(job)
     except Refused as refused:
-        problems += refused.problems
+        problems += [*refused.problems, *_further_problems(job_type, known, refused)]
     if any(not problem.is_warning for problem in problems):
         raise Refused([problem for problem in problems if not problem.is_warning])
     return Parsed(job, problems)
@@ -168,6 +168,16 @@ def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:
     if not taken:
         return True
     return taken if len(taken) > 1 else taken[0]
+
+
+def _further_problems(job_type: type[Options], values: dict[str, Any], refused: Refused) -> list[Problem]:
+    """What the rules say of the values that are valid, so that a wrong number does not hide a missing dataset."""
+    wrong = {problem.option for problem in refused.problems}
+    try:
+        job = job_type.from_values({name: value for name, value in values.items() if name not in wrong})
+    except Refused:
+        return []  # the wrong values cannot be told from the others by their options
+    return [problem for problem in problems_of(job) if problem.option not in wrong and not problem.is_warning]
 
 
 def _sort_out(job_type: type[Options], values: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:

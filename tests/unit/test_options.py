@@ -416,3 +416,9 @@ def test_as_text():
 def test_tokens_seen_are_said_in_both_ways(said, meant):
     job = job_from(TrainJob, {"dataset": "identity", "include_num_input_tokens_seen": said}).job
     assert job.include_num_input_tokens_seen == meant
+
+
+def test_a_wrong_value_does_not_hide_what_the_rules_say():
+    with pytest.raises(Refused) as refused:
+        job_from(TrainJob, {"learning_rate": "fast", "bf16": True, "fp16": True})
+    assert {problem.key for problem in refused.value.problems} == {"not_a_number", "dataset_missing", "two_precisions"}
