@@ -299,6 +299,7 @@ def test_every_problem_is_told_at_once():
         "load_best_model_at_end": "not_a_boolean",
         "no_such_option": "unknown_option",
         "use_badam": "not_built_yet",
+        "dataset": "dataset_missing",
     }
 
 
