@@ -185,8 +185,9 @@ def test_a_full_disk_leaves_what_was_there(tiny_model, tmp_path, recorder, witho
     outfile = tmp_path / "m.gguf"
     outfile.write_bytes(b"the one before")
     outfile.with_name("m.gguf.tmp").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError) as caught:
         make(tiny_model, outfile, "f32", recorder)
+    assert caught.value.key == "disk_full"
     assert outfile.read_bytes() == b"the one before"
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["m.gguf"]
 
