@@ -79,7 +79,9 @@ def test_problems_stand_beside_their_fields_in_the_visitors_language(visit):
     expect(page.locator("#learning_rate .info-text strong")).to_contain_text("much")
     fill(page, "learning_rate", "1e-4")
     page.locator("#start").click()
-    expect(page.locator("#dataset .info-text strong")).to_contain_text(words("errors.dataset_missing", code)[:20])
+    expect(page.locator("#dataset .info-text strong")).to_contain_text(
+        words("errors.dataset_missing", code).split("`")[0].strip()
+    )
     expect(page.locator("#learning_rate .info-text strong")).to_have_count(0)
     add_name(page, "dataset", "identity")
     fill(page, "model_name_or_path", "./nowhere")

@@ -83,7 +83,7 @@ def test_a_run_leaves_what_its_users_expect(options, rows, workplace):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(options, workplace):
-    options |= {"num_train_epochs": 40, "save_steps": 1000}  # long enough to be interrupted in the middle
+    options |= {"num_train_epochs": 200, "save_steps": 10000}  # long enough to be interrupted in the middle
     whole = lathe("train", **options)
     assert whole.returncode == 0, whole.stderr
     expected = losses(options["output_dir"])
