@@ -83,13 +83,16 @@ def test_a_run_leaves_what_its_users_expect(options, rows, workplace):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(options, workplace):
-    options |= {"num_train_epochs": 200, "save_steps": 10000}  # long enough to be interrupted in the middle
+    options |= {"num_train_epochs": 40, "save_steps": 1000}  # long enough to be interrupted in the middle
     whole = lathe("train", **options)
     assert whole.returncode == 0, whole.stderr
     expected = losses(options["output_dir"])
     options |= {"output_dir": "saves/t/lora/stopped"}
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    process = subprocess.Popen([*APP, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*APP, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )  # fmt: skip
     folder = Path(options["output_dir"])
     deadline = time.time() + 120
     while time.time() < deadline and not ((folder / "trainer_log.jsonl").exists() and losses(folder)):
