@@ -28,19 +28,13 @@ NAMES = {
 """What a translation may leave as it is: a text of these words alone, and of signs and figures."""
 
 
-def existing(language: str) -> dict[str, str]:
-    if not (LOCALES / f"{language}.yaml").is_file():
-        pytest.skip(f"locales/{language}.yaml is missing, which test_every_language_is_there says once")
-    return all_words(language)
-
-
 def test_every_language_is_there():
     assert sorted(path.stem for path in LOCALES.glob("*.yaml")) == sorted(LANGUAGES)
 
 
 @pytest.mark.parametrize("language", TRANSLATIONS)
 def test_same_keys(language):
-    english, other = set(all_words("en")), set(existing(language))
+    english, other = set(all_words("en")), set(all_words(language))
     assert sorted(english - other) == [], "missing"
     assert sorted(other - english) == [], "left over"
 
@@ -49,20 +43,20 @@ def test_same_keys(language):
 def test_same_placeholders(language):
     english = all_words("en")
     different = [
-        key for key, text in existing(language).items() if placeholders(text) != placeholders(english.get(key, text))
+        key for key, text in all_words(language).items() if placeholders(text) != placeholders(english.get(key, text))
     ]
     assert different == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_text_is_empty(language):
-    assert [key for key, text in existing(language).items() if not text.strip() or text == "None"] == []
+    assert [key for key, text in all_words(language).items() if not text.strip() or text == "None"] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_text_can_be_filled(language):
     """No stray brace, no positional ``{}``, no format that a text value could not take."""
-    for key, text in existing(language).items():
+    for key, text in all_words(language).items():
         names = placeholders(text)
         assert all(re.fullmatch(r"\w+", name) and not name.isdigit() for name in names), key
         if names:
@@ -76,7 +70,7 @@ def test_every_text_is_translated(language):
     english = all_words("en")
     same = [
         f"{key}: {text}"
-        for key, text in existing(language).items()
+        for key, text in all_words(language).items()
         if text == english.get(key) and not _is_made_of_names(text)
     ]
     assert same == []
@@ -86,7 +80,7 @@ def test_every_text_is_translated(language):
 def test_long_texts_are_in_the_language_itself(language):
     foreign = [
         f"{key}: {text}"
-        for key, text in existing(language).items()
+        for key, text in all_words(language).items()
         if len(re.sub(r"\{[^}]*\}|`[^`]*`", "", text)) > 40 and not re.search(SCRIPTS[language], text)
     ]
     assert foreign == []
@@ -95,7 +89,7 @@ def test_long_texts_are_in_the_language_itself(language):
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_key_is_written_twice(language):
     """YAML keeps the last of two equal keys without a word."""
-    count = len(existing(language))
+    count = len(all_words(language))
     text = (LOCALES / f"{language}.yaml").read_text(encoding="utf-8")
     keys = list(_keys(yaml.compose(text, Loader=yaml.SafeLoader)))
     assert sorted({key for key in keys if keys.count(key) > 1}) == []
