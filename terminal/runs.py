@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import unicodedata
 
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
@@ -44,8 +45,14 @@ def _list(language: str) -> int:
         steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
         loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
         status = words(f"page.status.{state.status}", language)
-        print(f"{started:16}  {state.kind:7} {status:10} {steps:>11} {loss:12} {folder.name}")
+        print(f"{started:16}  {state.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {folder.name}")
     return 0
+
+
+def _padded(text: str, columns: int) -> str:
+    """A text as wide as so many columns of a terminal, in which a Chinese, Japanese or Korean letter takes two."""
+    width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+    return text + " " * max(0, columns - width)
 
 
 def _stop(folder: Folder, now: bool, language: str) -> int:

@@ -9,7 +9,7 @@ import time
 
 from engine.options.base import Options
 from engine.runs.folder import Folder
-from engine.runs.progress import Progress, watch
+from engine.runs.progress import Progress, clock, watch
 from engine.runs.read import read_log
 from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
@@ -116,7 +116,7 @@ class _View:
         if progress.tokens_per_s:
             text += f"  {progress.tokens_per_s:.0f} tokens/s"
         if progress.remaining_s is not None:
-            text += "  " + words("cli.remaining", self._language, time=_clock(progress.remaining_s))
+            text += "  " + words("cli.remaining", self._language, time=clock(progress.remaining_s))
         return text
 
     def _bar(self, text: str, is_new: bool) -> None:
@@ -131,9 +131,3 @@ class _View:
         if self._rewrites and self._bar_width:
             print("\r" + " " * self._bar_width + "\r", end="")
             self._bar_width = 0
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -11,7 +11,7 @@ import yaml
 
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
-from engine.runs.progress import Progress, watch
+from engine.runs.progress import Progress, clock, watch
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
 from webui.curve import curves
@@ -99,14 +99,6 @@ def log(folder: Folder | None, language: str) -> str:
     return f'<div class="log" tabindex="0" role="log" aria-label="{label}"><div>{shown}</div></div>'
 
 
-def clock(time_s: float | None) -> str:
-    """Seconds as ``1:02:03``, the same in every language."""
-    if time_s is None:
-        return "–"
-    whole = max(0, round(time_s))
-    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
-
-
 def size(size_bytes: float | None) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes and size_bytes >= 1e9 else f"{(size_bytes or 0) / 1e6:.0f} MB"
 
@@ -143,7 +135,7 @@ def percent(progress: Progress) -> float | None:
 def _bar(progress: Progress, language: str) -> str:
     done = percent(progress)
     passed = (progress.finished_at or time.time()) - progress.started_at if progress.started_at else progress.elapsed_s
-    facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed))]
+    facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed or 0))]
     if is_active(progress) and progress.remaining_s is not None and progress.phase is None:
         facts.append(words("page.progress.left", language, time=clock(progress.remaining_s)))
     is_unknown = done is None and is_active(progress)

@@ -18,5 +18,5 @@ class Data(Options):
     train_on_prompt: bool = option(False, level="advanced")
     mask_history: bool = option(False, level="advanced")  # learn the last answer only
     packing: bool = option(False, level="command")
-    preprocessing_num_workers: int | None = option(None, ge=1, level="advanced")
-    overwrite_cache: bool = option(False, level="command")
+    preprocessing_num_workers: int | None = option(None, ge=1, level="command")  # read by nothing yet
+    overwrite_cache: bool = option(False, level="command")  # read by nothing yet

@@ -5,7 +5,6 @@ Reads new bytes only, and serves every viewer of a run from one reading.
 
 from __future__ import annotations
 
-import json
 import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -147,9 +146,7 @@ def seconds(clock: str | None) -> float | None:
     return (int(days) if days else 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(secs)
 
 
-def summary(folder: Folder) -> dict[str, Any]:
-    """The final metrics of a finished run; empty when there are none."""
-    try:
-        return json.loads(folder.results.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+def clock(time_s: float) -> str:
+    """Seconds as ``1:02:03``, the same in every language; what ``seconds`` reads."""
+    whole = max(0, int(time_s))
+    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

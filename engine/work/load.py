@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import is_flash_attn_2_available
 
+from engine.catalog.models import model_problem
 from engine.errors import UserError
 from engine.options.model import Model
 from engine.work.encode import render
@@ -80,7 +81,7 @@ def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...]) -> torch.nn.M
 
     for path in paths:
         if not (Path(path) / "adapter_config.json").is_file():
-            raise UserError("load.adapter_missing", path=path)
+            raise UserError("adapter_missing", path=path)
     for number, path in enumerate(paths):
         try:
             if isinstance(model, PeftModel):
@@ -126,13 +127,10 @@ def _chosen_template(job: Model) -> str | None:
 
 
 def _model_folder(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_dir():
-        raise UserError("load.model_missing", path=path)
-    if not (path / "config.json").is_file():
-        key = "load.adapter_as_model" if (path / "adapter_config.json").is_file() else "load.config_missing"
-        raise UserError(key, path=path)
-    return path
+    problem = model_problem(str(path))
+    if problem:
+        raise UserError(problem.key, **problem.facts)
+    return Path(path)
 
 
 @contextmanager

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from datetime import timedelta
 from typing import Any
 
 from transformers import TrainerCallback
 
+from engine.runs.progress import clock
 from engine.runs.record import Recorder
 
 STEP_INTERVAL_S = 2.0
@@ -66,14 +66,10 @@ class Reporter(TrainerCallback):
             "total_steps": state.max_steps,
             "epoch": round(state.epoch or 0, 4),
             "percentage": round(100 * state.global_step / state.max_steps, 2) if state.max_steps else 100,
-            "elapsed_time": _clock(elapsed),
+            "elapsed_time": clock(elapsed),
         }
         if done:
-            place["remaining_time"] = _clock(elapsed * (total - done) / done)
+            place["remaining_time"] = clock(elapsed * (total - done) / done)
         if tokens and elapsed:
             place |= {"throughput": round(tokens / elapsed, 2), "total_tokens": state.num_input_tokens_seen}
         return place
-
-
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=int(seconds)))

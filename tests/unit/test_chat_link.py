@@ -245,10 +245,10 @@ def test_a_worker_that_is_gone_is_told(tmp_path, model):
 
 def test_why_a_worker_could_not_load_is_told(tmp_path):
     folder = Folder(tmp_path)
-    update_state(folder, kind="chat", status="failed", error={"key": "load.model_missing", "facts": {"path": "/x"}})
+    update_state(folder, kind="chat", status="failed", error={"key": "model_folder_missing", "facts": {"path": "/x"}})
     with pytest.raises(UserError) as caught:
         chat.wait_until_ready(folder, 5)
-    assert caught.value.key == "load.model_missing" and "/x" in caught.value.text()
+    assert caught.value.key == "model_folder_missing" and "/x" in caught.value.text()
 
 
 @pytest.mark.parametrize(

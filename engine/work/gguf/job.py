@@ -103,7 +103,8 @@ def _prove_in_llama_cpp(job: GgufJob, folder: Path, path: Path, tokenizer, recor
     try:
         llama_cpp = quantize.import_llama_cpp()
     except UserError as error:
-        recorder.warn("gguf.not_run", reason=error.text())
+        recorder.warn("gguf.not_run")
+        recorder.warn(error.key, **error.facts)
         return {"llama_cpp": None}
     recorder.phase("verifying")
     answers = verify.llama_answers(path, tokenizer, llama_cpp, recorder)
