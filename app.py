@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import sys
 
-JOB_COMMANDS = ("train", "export", "gguf", "chat", "webui")
+JOB_COMMANDS = ("train", "preflight", "export", "gguf", "chat", "webui")
 COMMANDS = (*JOB_COMMANDS, "runs", "data", "env")
+SAME = {"version": "env"}
+"""Words that commands for LLaMA-Factory use for one of ours."""
+NOT_HERE = ("eval", "api", "webchat")
+"""Words of it that are not built, each with a sentence of its own."""
 
 
 def main(arguments: list[str]) -> int:
@@ -23,6 +27,9 @@ def main(arguments: list[str]) -> int:
         if command in ("help", "--help", "-h") or arguments[:1] in (["--help"], ["-h"]):
             print(words("cli.overview", language))
             return 0
+        command = SAME.get(command, command)
+        if command in NOT_HERE:
+            raise UserError(f"command_missing.{command}")
         if command not in COMMANDS:
             raise UserError("unknown_command", command=command, known=", ".join(COMMANDS))
         if command in JOB_COMMANDS:
@@ -45,6 +52,13 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         return 0
     if command == "webui":
         arguments = [*arguments, f"lang={language}"]
+    if command in ("train", "preflight"):
+        import os
+
+        from engine.catalog.devices import devices
+        from engine.runs.launch import words_from_environment
+
+        arguments = [*words_from_environment(os.environ, devices), *arguments]
     job, warnings = parse(job_type, arguments)
     for warning in warnings:
         print(warning.text(language), file=sys.stderr)
@@ -52,6 +66,10 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         from webui.page import serve
 
         return serve(job)
+    if command == "preflight":
+        from terminal.preflight import run_preflight
+
+        return run_preflight(job, language)
     if command == "chat":
         from terminal.chat import chat
 

@@ -1,4 +1,4 @@
-"""``runs list | watch | stop | resume``: the run folders from the terminal."""
+"""``runs list | watch | stop | resume | retry``: the run folders from the terminal."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 import unicodedata
 
 from engine.errors import UserError
+from engine.options.command import as_text
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import watch
 from engine.runs.read import list_runs, read_state
 from engine.runs.resume import resumed_job
+from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.watch import start_and_watch, stay_with
@@ -23,13 +25,15 @@ def runs(arguments: list[str], language: str) -> int:
     word, names = arguments[0], [name for name in arguments[1:] if not name.startswith("--")]
     if word == "list":
         return _list(language)
-    if word not in ("watch", "stop", "resume"):
-        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume")
+    if word not in ("watch", "stop", "resume", "retry"):
+        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume, retry")
     if not names:
         raise UserError("run_name_missing", command=word)
     folder = _find(names[0])
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
+    if word == "retry":
+        return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
     if word == "resume":
         return start_and_watch(resumed_job(folder), language)
     return _stop(folder, "--now" in arguments, language)
@@ -47,6 +51,14 @@ def _list(language: str) -> int:
         status = words(f"page.status.{state.status}", language)
         print(f"{started:16}  {state.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {folder.name}")
     return 0
+
+
+def _retry(folder: Folder, arguments: list[str], language: str) -> int:
+    """Go on with a run, changed as is said, or so that it needs less memory."""
+    retry = retried_job(folder, arguments)
+    changes = ", ".join(f"{name}={as_text(value)}" for name, value in retry.changes.items())
+    print(words("page.retrying", language, changes=changes))
+    return start_and_watch(retry.job, language)
 
 
 def _padded(text: str, columns: int) -> str:

@@ -95,10 +95,14 @@ class _View:
             print(words("cli.log_is_in", self._language, path=folder.log), file=sys.stderr)
         elif progress.status == "lost":
             print(words("cli.lost", self._language), file=sys.stderr)
+            if progress.error:
+                print(
+                    words(f"errors.{progress.error['key']}", self._language, **progress.error["facts"]), file=sys.stderr
+                )
             print("\n".join(read_log(folder).splitlines()[-5:]), file=sys.stderr)
         else:
             print(words(f"cli.ended.{progress.status}", self._language, folder=folder.path))
-            if progress.status == "done" and progress.result:
+            if progress.status == "done" and progress.result and progress.kind != "preflight":
                 print(json.dumps(progress.result, indent=2, ensure_ascii=False))
 
     def _point(self, point: dict, progress: Progress) -> str:

@@ -13,6 +13,11 @@ from webui.language import escaped
 
 MAX_POINTS = 600
 MAX_HINTS = 120
+SMALL = {
+    "accuracy": "rewards/accuracies", "margin": "rewards/margins", "reward": "reward",
+    "learning_rate": "learning_rate", "grad_norm": "grad_norm",
+}  # fmt: skip
+"""The charts below the loss: name → what is drawn, as the log calls it."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ def curves(points: Sequence[dict[str, Any]], language: str) -> str:
     if not lines:
         return f'<div class="empty chart-empty">{escaped(words("page.curve.empty", language))}</div>'
     small = "".join(
-        chart(words(f"page.curve.{name}", language), [_line(points, name, "thin", language)], language, "small")
-        for name in ("learning_rate", "grad_norm")
-        if any(name in point for point in points)
+        chart(words(f"page.curve.{name}", language), [_line(points, key, "thin", language, name)], language, "small")
+        for name, key in SMALL.items()
+        if any(key in point for point in points)
     )
     loss = chart(words("page.curve.loss", language), lines, language, "large")
     return f'{loss}<div class="small-charts">{small}</div>'
@@ -55,11 +60,11 @@ def chart(title: str, lines: Sequence[Line], language: str, size: str) -> str:
         return (high - value) / (high - low) * 1000
 
     drawn = "".join(_drawn(line, x, y) for line in lines)
-    ticks = _ticks(low, high)
-    grid = "".join(f'<line x1="0" x2="1000" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>' for tick in ticks)
-    left = "".join(f'<span style="top:{y(tick) / 10:.1f}%">{_number(tick)}</span>' for tick in ticks)
+    values = ticks(low, high)
+    grid = "".join(f'<line x1="0" x2="1000" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>' for tick in values)
+    left = "".join(f'<span style="top:{y(tick) / 10:.1f}%">{number(tick)}</span>' for tick in values)
     below = "".join(
-        f'<span style="left:{x(tick) / 10:.1f}%">{_number(tick)}</span>' for tick in _ticks(first, last, 6, whole=True)
+        f'<span style="left:{x(tick) / 10:.1f}%">{number(tick)}</span>' for tick in ticks(first, last, 6, whole=True)
     )
     legend = "".join(f'<span class="key {line.style}">{escaped(line.name)}</span>' for line in lines)
     spoken = escaped(_spoken(title, lines))
@@ -101,9 +106,9 @@ def _loss_lines(points: Sequence[dict[str, Any]], language: str) -> list[Line]:
     return [*lines, evaluated] if evaluated.values else lines
 
 
-def _line(points: Sequence[dict[str, Any]], name: str, style: str, language: str) -> Line:
-    found = [(point["step"], float(point[name])) for point in points if point.get(name) is not None]
-    return Line(words(f"page.curve.{name}", language), style, [s for s, _ in found], [v for _, v in found])
+def _line(points: Sequence[dict[str, Any]], key: str, style: str, language: str, name: str | None = None) -> Line:
+    found = [(point["step"], float(point[key])) for point in points if point.get(key) is not None]
+    return Line(words(f"page.curve.{name or key}", language), style, [s for s, _ in found], [v for _, v in found])
 
 
 def _drawn(line: Line, x, y) -> str:
@@ -121,7 +126,7 @@ def _hints(lines: Sequence[Line], x, language: str) -> str:
     at: dict[float, list[str]] = {}
     for line in lines:
         for step, value in zip(line.steps, line.values, strict=True):
-            at.setdefault(step, []).append(f"{line.name} {_number(value)}")
+            at.setdefault(step, []).append(f"{line.name} {number(value)}")
     every = math.ceil(len(at) / MAX_HINTS)
     steps = sorted(at)[::every]
     step_word = words("page.curve.step", language)
@@ -140,7 +145,7 @@ def _hints(lines: Sequence[Line], x, language: str) -> str:
 
 
 def _spoken(title: str, lines: Sequence[Line]) -> str:
-    parts = [f"{line.name} {_number(line.values[0])} → {_number(line.values[-1])}" for line in lines if line.values]
+    parts = [f"{line.name} {number(line.values[0])} → {number(line.values[-1])}" for line in lines if line.values]
     return f"{title}: {', '.join(parts)}"
 
 
@@ -151,7 +156,7 @@ def _range(low: float, high: float) -> tuple[float, float]:
     return (0.0 if low >= 0 and bottom < 0 else bottom), high + 0.08 * span
 
 
-def _ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:
+def ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[float]:
     """Round numbers between two values."""
     rough = (high - low) / most
     size = 10 ** math.floor(math.log10(rough))
@@ -166,7 +171,8 @@ def _ticks(low: float, high: float, most: int = 5, whole: bool = False) -> list[
     return found
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A figure of an axis or a hint, short."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e5):
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

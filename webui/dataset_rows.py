@@ -1,14 +1,18 @@
-"""A look into a dataset before it is learned: a few rows at a time, as the conversations they stand for."""
+"""Rows of a dataset as the conversations they stand for, and a small look at them beside the training form."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from engine.catalog.datasets import Entry, find_entry, page_of_rows, registered, to_messages
+from engine.catalog.conversations import Example, Judged, Message, Preference, Text, to_example
+from engine.catalog.datasets import Entry, find_entry, registered
+from engine.catalog.pages import page_of_rows
+from engine.catalog.rows import Row
 from engine.errors import UserError
 from engine.words import has_words, words
 from webui.form import notice
@@ -16,6 +20,8 @@ from webui.frame import QUICK, Frame
 from webui.language import escaped, marked
 
 ROWS = 3
+MOST_CHARACTERS = 20_000
+"""Of one turn: a page of rows stays small enough for a phone, whatever somebody put into a row."""
 
 
 def dataset_names(folder: str) -> list[str]:
@@ -24,6 +30,43 @@ def dataset_names(folder: str) -> list[str]:
         return list(registered(Path(folder or ".")))
     except UserError:
         return []
+
+
+def conversation(example: Example | Preference | Judged | Text, language: str) -> str:
+    """What is learned from, as HTML: its turns one below the other; two answers side by side, a verdict as a chip."""
+    if isinstance(example, Text):
+        return _turn("text", example.text, language)
+    turns = "".join(_message(message, language) for message in example.messages)
+    tools = _turn("tools", example.tools, language) if example.tools else ""
+    if isinstance(example, Preference):
+        sides = "".join(
+            f'<div class="side {name}">{_turn(name, content_of(message), language)}</div>'
+            for name, message in (("chosen", example.chosen), ("rejected", example.rejected))
+        )
+        return f'{tools}{turns}<div class="sides">{sides}</div>'
+    return tools + turns + (verdict(example, language) if isinstance(example, Judged) else "")
+
+
+def verdict(example: Judged, language: str) -> str:
+    name = "desirable" if example.is_desirable else "undesirable"
+    return f'<p><span class="chip verdict {name}">{escaped(words(f"page.roles.{name}", language))}</span></p>'
+
+
+def content_of(message: Message) -> str:
+    """A turn's text, and below it the functions it calls."""
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join(filter(None, [message.get("content") or "", *calls]))
+
+
+def row_conversation(row: Row | UserError, entry: Entry, number: int, language: str) -> str:
+    """One row as the conversation that is learned; one that does not fit says why, with what it holds."""
+    if isinstance(row, UserError):
+        return notice("error", marked(row.text(language)))
+    try:
+        return conversation(to_example(row, entry, number), language)
+    except UserError as error:
+        held = json.dumps(row, ensure_ascii=False, default=str)
+        return notice("error", marked(error.text(language))) + _turn("as_it_is", held, language)
 
 
 class DatasetRows:
@@ -64,26 +107,25 @@ def _rows(language: str, folder: str, names: Sequence[str], start: int) -> tuple
         if not rows and start:
             start = max(0, start - ROWS)
             rows, total = page_of_rows(entry, start, ROWS)
-        shown = "".join(_row(row, entry, start + index + 1, language) for index, row in enumerate(rows))
     except UserError as error:
         return notice("error", marked(error.text(language))), 0
+    shown = "".join(
+        f'<section class="row-card" aria-label="{number}">{row_conversation(row, entry, number, language)}</section>'
+        for number, row in rows
+    )
     facts = {"name": names[-1], "first": start + 1, "last": start + len(rows), "total": "?" if total is None else total}
     return f"<h4>{escaped(words('page.rows.heading', language, **facts))}</h4>{shown}", start
 
 
-def _row(row: dict[str, Any], entry: Entry, number: int, language: str) -> str:
-    """One row as the conversation that is learned; one that does not fit says why."""
-    try:
-        messages = to_messages(row, entry, number).messages
-    except UserError as error:
-        return notice("error", marked(error.text(language)))
-    turns = "".join(
-        f'<div class="turn {escaped(message["role"])}"><span>{escaped(_role(message["role"], language))}</span>'
-        f"<p>{escaped(message.get('content') or message.get('tool_calls') or '')}</p></div>"
-        for message in messages
-    )
-    return f'<section class="row-card" aria-label="{number}">{turns}</section>'
+def _message(message: Message, language: str) -> str:
+    return _turn(message["role"], content_of(message), language)
 
 
-def _role(role: str, language: str) -> str:
-    return words(f"page.roles.{role}", language) if has_words(f"page.roles.{role}") else role
+def _turn(role: str, text: str, language: str) -> str:
+    """One turn; of one that is enormous its beginning, and how much more there is."""
+    shown = escaped(text[:MOST_CHARACTERS])
+    if len(text) > MOST_CHARACTERS:
+        more = words("page.rows.more_characters", language, count=f"{len(text) - MOST_CHARACTERS:,}")
+        shown += f' <em class="fine">{escaped(more)}</em>'
+    name = words(f"page.roles.{role}", language) if has_words(f"page.roles.{role}") else role
+    return f'<div class="turn {escaped(role)}"><span>{escaped(name)}</span><p>{shown}</p></div>'

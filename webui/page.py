@@ -12,9 +12,10 @@ import gradio as gr
 from engine.errors import UserError
 from engine.options.serve import Serve
 from engine.words import words
-from webui.frame import QUICK, Frame, changed_only
+from webui.frame import PRIVATE, QUICK, Frame, changed_only
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.tab_chat import ChatTab
+from webui.tab_data import DataTab
 from webui.tab_export import ExportTab
 from webui.tab_gguf import GgufTab
 from webui.tab_runs import RunsTab
@@ -23,7 +24,7 @@ from webui.theme import CSS, HEAD, theme
 from webui.topbar import TopBar
 
 TICK_S = 1.5
-TABS = ("train", "runs", "chat", "export", "gguf")
+TABS = ("data", "train", "runs", "chat", "export", "gguf")
 
 
 def serve(job: Serve) -> int:
@@ -54,12 +55,14 @@ def build_page(language: str = "en") -> gr.Blocks:
     texts = Texts(language)
     with gr.Blocks(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
+        dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         top = TopBar(texts)
         tab, shown, seen = gr.State("train"), gr.State(None), gr.State({})
         with gr.Tabs(elem_id="tabs", selected="train", overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
             made: dict[str, Any] = {}
             makers: dict[str, Callable[[], Any]] = {
+                "data": lambda: DataTab(frame),
                 "train": lambda: TrainTab(frame, shown),
                 "runs": lambda: RunsTab(frame, made["train"], shown),
                 "chat": lambda: ChatTab(frame),
@@ -69,13 +72,16 @@ def build_page(language: str = "en") -> gr.Blocks:
             for name in TABS:
                 with texts.make(gr.Tab, {"label": f"page.tabs.{name}"}, id=name, elem_id=f"tab-{name}") as opened:
                     made[name] = makers[name]()
-                opened.select(lambda name=name: name, None, tab, **QUICK)
+                # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
+                opened.select(lambda name=name: name, None, tab, concurrency_limit=None, **PRIVATE)
         top.connect()
+        made["data"].leads_to(made["train"])
         made["runs"].opens(made["chat"], made["export"])
         made["export"].opens(made["chat"], made["gguf"])
         made["gguf"].opens(made["chat"])
         for each in made.values():
             each.connect()
+        made["data"].remembers(page.load, dataset)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)
     return page

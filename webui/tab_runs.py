@@ -19,6 +19,7 @@ from webui import live
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
@@ -39,7 +40,7 @@ class RunsTab:
         self._chosen = gr.State(None)
         self._table = gr.HTML(elem_id="runs-table", elem_classes="runs-table", js_on_load=ON_ROW_CLICK)
         with gr.Column(elem_classes="run-detail"):
-            self._card = gr.HTML(elem_id="run-status", js_on_load=None)
+            self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._charts = gr.HTML(elem_id="run-curve", js_on_load=None)
             with frame.texts.make(gr.Accordion, {"label": "page.log.label"}, open=False):
                 self._log = gr.HTML(elem_id="run-log", elem_classes="log-view", js_on_load=None)
@@ -80,6 +81,7 @@ class RunsTab:
             _on_resume, [language, self._chosen],
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
+        connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 
 
@@ -106,9 +108,10 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     is_active = live.is_active(progress)
     can_resume = folder is not None and progress is not None and why_not_resumable(folder) is None
     has_adapter = folder is not None and _adapter_of(folder) is not None
+    card = live.card(folder, progress, language, escaped(words("page.runs.none", language)))
     return [
         _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
-        live.card(folder, progress, language, escaped(words("page.runs.none", language))),
+        with_retry(card, folder, progress, language),
         live.charts(progress, language) if progress and progress.kind == "train" else "",
         live.log(folder, language),
         _command(folder),

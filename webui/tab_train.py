@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
+from engine.catalog.devices import devices
 from engine.errors import UserError
 from engine.options.command import preview
 from engine.options.jobs import TrainJob
 from engine.options.option import about
 from engine.runs.folder import Folder
+from engine.runs.launch import device_choices, has_several
 from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
@@ -20,9 +22,14 @@ from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.preflight import Preflight
+from webui.retry import ON_CLICK, connect_retry, with_retry
 
-SECTIONS = ("data", "training", "lora", "freeze", "model")
-ELSEWHERE = {"infer_dtype", "stage"}  # no use for training here; one stage only, until there are more
+SECTIONS = (
+    "tuning", "data", "preference", "reinforcement", "training", "optimizers", "objective", "lora", "oft", "freeze",
+    "quantization", "vocabulary", "model",
+)  # fmt: skip
+ELSEWHERE = {"infer_dtype"}  # no use for training here
 LAST = ("output_dir",)
 GUIDE = ("model", "data", "start", "use")
 
@@ -49,29 +56,35 @@ class TrainTab:
         plain, advanced = self._levels("plain"), self._levels("advanced")
         for group, names in plain.items():
             self._section(group, names)
+        found = devices()
+        if has_several(found):
+            self._section("devices", self._names("devices", "advanced"), {"devices": device_choices(found)})
         with self._texts.make(gr.Accordion, {"label": "page.train.advanced"}, open=False, elem_id="train-advanced"):
             for group, names in advanced.items():
                 self._section(group, names)
 
     def _levels(self, level: str) -> dict[str, list[str]]:
         """Group → its options of this level that are not in the top bar."""
-        found = {}
-        groups = {group.__name__.lower(): group for group in TrainJob.groups()}
-        for group in SECTIONS:
-            names = [
-                name for name, field in groups[group].model_fields.items()
-                if about(field, "level") == level and name not in self.form.controls and name not in ELSEWHERE
-            ]  # fmt: skip
-            if names:
-                found[group] = sorted(names, key=lambda name: name in LAST)
-        return found
+        found = {group: self._names(group, level) for group in SECTIONS}
+        return {group: names for group, names in found.items() if names}
 
-    def _section(self, group: str, names: list[str]) -> None:
+    def _names(self, group: str, level: str) -> list[str]:
+        options = next(each for each in TrainJob.groups() if each.__name__.lower() == group)
+        names = [
+            name for name, field in options.model_fields.items()
+            if about(field, "level") == level and name not in self.form.controls and name not in ELSEWHERE
+        ]  # fmt: skip
+        return sorted(names, key=lambda name: name in LAST)
+
+    def _section(self, group: str, names: list[str], choices: dict[str, Any] | None = None) -> None:
+        """Args: choices: what a drop-down offers, by option, where that is not known from its declaration."""
         with gr.Column(elem_classes="section") as section:
             self._texts.make(gr.HTML, {"value": lambda language: _heading(group, language)}, js_on_load=None)
             with gr.Row(elem_classes="fields"):
                 for name in names:
                     own = {"choices": dataset_names("data")} if name in ("dataset", "eval_dataset") else {}
+                    if choices and name in choices:
+                        own = {"choices": choices[name]}
                     wide = {"elem_classes": "wide"} if name in ("dataset", "output_dir", "default_system") else {}
                     self.form.add(name, **own, **wide)
             if "dataset" in names:
@@ -79,7 +92,8 @@ class TrainTab:
         self.form.section(section, names)
 
     def _build_live(self) -> None:
-        self._card = gr.HTML(elem_id="train-status", js_on_load=None)
+        self._preflight = Preflight(self._frame, self.form)
+        self._card = gr.HTML(elem_id="train-status", js_on_load=ON_CLICK)
         self._charts = gr.HTML(elem_id="train-curve", js_on_load=None)
         with self._texts.make(gr.Accordion, {"label": "page.log.label"}, open=True, elem_id="train-log-box"):
             self._log = gr.HTML(elem_id="train-log", elem_classes="log-view", js_on_load=None)
@@ -87,7 +101,7 @@ class TrainTab:
     def _build_bar(self) -> None:
         make = self._texts.make
         with gr.Column(elem_classes="action-bar", elem_id="train-bar"):
-            self._notice = gr.HTML(elem_id="train-notice", js_on_load=None)
+            self.notice = gr.HTML(elem_id="train-notice", js_on_load=None)
             self._command = make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, visible=False,
                 elem_id="train-command", buttons=["copy", "download"], max_lines=16, wrap_lines=True,
@@ -117,14 +131,14 @@ class TrainTab:
             [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
             trigger_mode="always_last", **QUICK,
         )  # fmt: skip
-        notes = [self._notice, *form.inputs]
+        notes = [self.notice, *form.inputs]
         self._start.click(
             self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
             concurrency_limit=None, **PRIVATE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
-        self._stop.click(_on_stop, [language, self.shown], self._notice, **QUICK)
+        self._stop.click(_on_stop, [language, self.shown], self.notice, **QUICK)
         self._stop_now.click(
-            _on_stop_now, [language, self.shown], self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE
+            _on_stop_now, [language, self.shown], self.notice, trigger_mode="once", concurrency_limit=None, **PRIVATE
         )  # fmt: skip
         previewed = [self._is_previewed, language, *form.inputs]
         self._preview.click(self._on_preview, previewed, [self._is_previewed, self._command, *notes], **QUICK).then(
@@ -134,12 +148,14 @@ class TrainTab:
             [each.change for each in form.inputs], self._on_change, previewed, self._command,
             trigger_mode="always_last", **QUICK,
         )  # fmt: skip
-        self._frame.notices.append(self._notice)
+        connect_retry(self._frame, self._card, self.notice, self.shown)
+        self._frame.notices.append(self.notice)
         names = [form.controls["dataset"], form.controls["eval_dataset"]]
         folder = form.controls["dataset_dir"]
         for event in (folder.change, names[0].focus):
             event(lambda path: [gr.update(choices=dataset_names(path))] * 2, folder, names, **QUICK)
         self._rows.connect()
+        self._preflight.connect()
 
     def _on_start(self, language: str, *raw: Any) -> list[Any]:
         """Start what the form says, unless a run is alive already or the form has problems; then watch it."""
@@ -184,7 +200,7 @@ def _watched(language: str, shown: str | None) -> list[Any]:
     is_active = live.is_active(progress)
     is_stopping = progress is not None and progress.status == "stopping"
     return [
-        live.card(folder, progress, language, _guide(language)),
+        with_retry(live.card(folder, progress, language, _guide(language)), folder, progress, language),
         live.charts(progress, language),
         live.log(folder, language),
         gr.update(interactive=is_active and not is_stopping),

@@ -118,11 +118,6 @@ def checkpoint_choices(model: str | None) -> list[tuple[str, str]]:
     return [(name, path) for _, name, path in sorted(found, key=lambda item: item[0])]
 
 
-def _listed_checkpoints(path: str) -> Any:
-    """The list anew; what is chosen stays chosen."""
-    return gr.update(choices=checkpoint_choices(path))
-
-
 def template_choices(language: str) -> list[tuple[str, str]]:
     return [(words("choices.template.none", language), NOTHING)] + [(name, name) for name in template_names()]
 

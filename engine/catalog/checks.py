@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from engine.catalog.datasets import find_entry, read_rows
 from engine.catalog.models import model_problem
-from engine.catalog.templates import find_template
+from engine.catalog.packages import package_problems
+from engine.catalog.rendering import named_template
+from engine.catalog.stages import stage_problem
 from engine.errors import Problem, UserError
 from engine.options.base import Options
-from engine.options.jobs import TrainJob
+from engine.options.jobs import ChatJob, GgufJob, TrainJob
 from engine.options.model import Model
+
+READ_THROUGH_BYTES = 16 * 2**20
+"""A file of up to this size is read to its end before a start, in some tenths of a second; of others only a row is."""
 
 
 def problems_on_disk(job: Options) -> list[Problem]:
@@ -20,19 +28,23 @@ def problems_on_disk(job: Options) -> list[Problem]:
         if not getattr(job, "gguf", None):
             found.append(model_problem(job.model_name_or_path))
         found.append(_template_problem(job))
-        found += [_adapter_problem(path) for path in job.adapter_name_or_path]
+        if isinstance(job, ChatJob | GgufJob):
+            found += [_scoring_problem(job.model_name_or_path, "model_name_or_path")]
+            found += [_scoring_problem(path, "adapter_name_or_path") for path in job.adapters]
+        found += [_adapter_problem(path) for path in job.adapters]
     if isinstance(job, TrainJob):
+        found += package_problems(job)
         found += [_dataset_problem(job, name, "dataset") for name in job.dataset]
         found += [_dataset_problem(job, name, "eval_dataset") for name in job.eval_dataset]
     return [problem for problem in found if problem]
 
 
 def _template_problem(job: Model) -> Problem | None:
-    if job.template:
-        try:
-            find_template(job.template)
-        except UserError as error:
-            return Problem(error.key, "template", error.facts)
+    """A template or a tool format that does not exist."""
+    try:
+        named_template(job)
+    except UserError as error:
+        return Problem(error.key, "tool_format" if error.key.startswith("tool_format") else "template", error.facts)
     return None
 
 
@@ -42,12 +54,30 @@ def _adapter_problem(path: str) -> Problem | None:
     return Problem("adapter_missing", "adapter_name_or_path", {"path": path})
 
 
+def _scoring_problem(path: str | None, option: str) -> Problem | None:
+    """A reward model where one that answers is needed."""
+    said: dict[str, Any] = {}
+    for name in ("config.json", "adapter_config.json"):
+        try:
+            said |= json.loads((Path(path or "") / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # what is missing or broken is said elsewhere
+    kinds = said.get("architectures") or ()
+    scores = said.get("task_type") == "SEQ_CLS" or any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    return Problem("reward_model_no_answers", option, {"path": path}) if scores else None
+
+
 def _dataset_problem(job: TrainJob, name: str, option: str) -> Problem | None:
-    """A dataset that is not registered, whose file is missing, or whose first row cannot be read."""
+    """A dataset that is not registered, whose file is missing, or in which a row cannot be read."""
     try:
-        next(iter(read_rows(find_entry(Path(job.dataset_dir), name))))
-    except StopIteration:
-        return Problem("dataset_empty", option, {"path": name})
+        entry = find_entry(Path(job.dataset_dir), name)
+        wrong = stage_problem(entry, job.stage, option)
+        if wrong:
+            return wrong
+        if not entry.is_remote:  # else it is fetched when the job starts
+            is_small = entry.path.is_file() and entry.path.stat().st_size <= READ_THROUGH_BYTES
+            for _ in islice(read_rows(entry), None if is_small else 1):
+                pass
     except UserError as error:
         return Problem(error.key, option, error.facts)
     return None

@@ -1,16 +1,17 @@
-"""A row of a dataset → the messages of a conversation. No row is mended in silence: what does not fit is refused."""
+"""A row of a dataset → what is learned from it. No row is mended in silence: what does not fit is refused.
+
+The pieces of a row, its turns, calls and tools, are read in ``engine.catalog.turns``.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from engine.catalog.entry import Entry
+from engine.catalog.turns import UNKNOWN, Message, Reader
 from engine.errors import UserError
-
-Message = dict[str, Any]
 
 IDENTITY = {"name": "Lathe", "author": "the Lathe team"}
 """What ``{{name}}`` and ``{{author}}`` stand for unless somebody says otherwise."""
@@ -31,184 +32,158 @@ class Example:
     tools: str | None = None
 
 
-def to_messages(
-    row: dict[str, Any], entry: Entry, number: int | None = None, replacements: Mapping[str, str] = IDENTITY
-) -> Example:
-    """Read a row as its dataset's entry says.
+@dataclass(frozen=True)
+class Preference:
+    """A prompt with a better and a worse answer.
+
+    Args:
+        messages: the turns up to the answer; the last one is of the user or a tool.
+        chosen, rejected: one turn of the assistant each.
+        tools: as in ``Example``.
+    """
+
+    messages: tuple[Message, ...]
+    chosen: Message
+    rejected: Message
+    tools: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A conversation whose last turn, the assistant's, is to be made more likely or less."""
+
+    messages: tuple[Message, ...]
+    is_desirable: bool
+    tools: str | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """Plain text to go on with, for pre-training."""
+
+    text: str
+
+
+Row = dict[str, Any]
+
+
+def to_example(
+    row: Row, entry: Entry, number: int | None = None, replacements: Mapping[str, str] = IDENTITY
+) -> Example | Preference | Judged | Text:
+    """Read a row as its dataset's entry says; ``entry.kind`` decides what comes out.
 
     Args:
         number: the row's number, for the error.
         replacements: what ``{{placeholders}}`` stand for, in a dataset that has any.
 
     Raises:
-        UserError: ``dataset_row.…``, the row does not fit; ``dataset_ranking``, it holds preferences.
+        UserError: ``dataset_row.…``, the row does not fit. It is the first of ``row_faults``.
+    """
+    reader = Reader(row, entry, number)
+    found = _read(reader, entry)
+    if reader.faults:
+        raise reader.faults[0]
+    return _filled(found, replacements) if entry.placeholders else found
+
+
+def row_faults(row: Row, entry: Entry, number: int | None = None) -> list[UserError]:
+    """All that keeps a row from being learned, not only the first fault; nothing: it fits."""
+    reader = Reader(row, entry, number)
+    _read(reader, entry)
+    return reader.faults
+
+
+def to_messages(
+    row: Row, entry: Entry, number: int | None = None, replacements: Mapping[str, str] = IDENTITY
+) -> Example:
+    """A row as a conversation to learn from.
+
+    Raises:
+        UserError: ``dataset_row.…``, the row does not fit; ``dataset_ranking``, the dataset holds preferences;
+            ``dataset_without_answers``, it holds plain text.
     """
     if entry.is_preference:
         raise UserError("dataset_ranking", dataset=entry.name)
-    reader = _Reader(row, entry, number)
-    messages = reader.alpaca() if entry.formatting == "alpaca" else reader.turns()
-    if entry.placeholders:
-        messages = [{**message, "content": _replaced(message["content"], replacements)} for message in messages]
-    return Example(tuple(messages), reader.tools())
+    if entry.kind == "text":
+        raise UserError("dataset_without_answers", dataset=entry.name)
+    return to_example(row, entry, number, replacements)
 
 
-def to_text(row: dict[str, Any], entry: Entry, number: int | None = None) -> str:
+def to_text(row: Row, entry: Entry, number: int | None = None) -> str:
     """The plain text of a row, for pre-training.
 
     Raises:
         UserError: ``dataset_row.…``, there is no text where the entry says.
     """
-    reader = _Reader(row, entry, number)
-    reader.need(entry.columns.prompt)
-    return reader.text(entry.columns.prompt)
-
-
-def _replaced(text: str, replacements: Mapping[str, str]) -> str:
-    for name, value in replacements.items():
-        text = text.replace("{{" + name + "}}", value)
+    reader = Reader(row, entry, number)
+    text = reader.needed_text(entry.columns.prompt)
+    if reader.faults:
+        raise reader.faults[0]
     return text
 
 
-class _Reader:
-    """One row, its entry, and how to say what is wrong with it."""
+def _read(reader: Reader, entry: Entry) -> Example | Preference | Judged | Text:
+    """What can be read of a row; what cannot is noted in ``reader.faults``."""
+    if entry.kind == "text":
+        return Text(reader.needed_text(entry.columns.prompt))
+    if entry.kind == "preference":
+        return _preference(reader)
+    messages = reader.alpaca() if entry.formatting == "alpaca" else reader.conversation()
+    reader.check_order(messages)
+    tools = reader.tools()
+    if entry.kind == "kto":
+        return Judged(tuple(messages), reader.verdict(), tools)
+    return Example(tuple(messages), tools)
 
-    def __init__(self, row: dict[str, Any], entry: Entry, number: int | None) -> None:
-        self.row, self.entry, self.number = row, entry, number
 
-    def alpaca(self) -> list[Message]:
-        columns = self.entry.columns
-        if columns.query not in self.row or not self.row[columns.query]:
-            self.need(columns.prompt)
-        self.need(columns.response)
-        parts = [self.text(columns.prompt), self.text(columns.query)]
-        return [
-            *self.system(),
-            *self.history(),
-            {"role": "user", "content": "\n".join(part for part in parts if part)},
-            {"role": "assistant", "content": self.text(columns.response)},
-        ]
+def _preference(reader: Reader) -> Preference:
+    """The prompt, and two answers to it.
 
-    def system(self) -> list[Message]:
-        text = self.text(self.entry.columns.system)
-        return [{"role": "system", "content": text}] if text else []
+    The answers are texts, single turns, or whole conversations: then the prompt is what both begin with. Where the
+    row has a prompt of its own as well, it must be the same.
+    """
+    chosen, rejected = reader.answers("chosen"), reader.answers("rejected")
+    most = min(len(chosen), len(rejected)) - 1
+    shared = next((index for index in range(most) if chosen[index] != rejected[index]), max(most, 0))
+    longest = max(len(chosen), len(rejected))
+    prompt = reader.prompt(is_needed=longest < 2)
+    if shared:
+        begin = chosen[:shared]
+        system = [message for message in prompt if message["role"] == "system"] or reader.system()
+        own = [message for message in prompt if message["role"] != "system"]
+        has_system = begin[0]["role"] == "system"
+        if own != begin[len(begin) - len(own) :] or (has_system and system and system[0] != begin[0]):
+            reader.fault("dataset_row.pair_prompt", chosen=reader.column("chosen"))
+        prompt = begin if has_system else [*system, *begin]
+    if chosen and rejected and longest > shared + 1:
+        reader.fault("dataset_row.pair_turns", chosen=reader.column("chosen"), rejected=reader.column("rejected"))
+        return Preference(tuple(prompt), chosen[-1], rejected[-1], reader.tools())
+    answers = []
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        if turns and turns[-1]["role"] not in ("assistant", UNKNOWN):
+            reader.fault("dataset_row.pair_role", column=reader.column(name), role=turns[-1]["role"])
+        answers.append(turns[-1] if turns else {"role": "assistant", "content": ""})
+    if prompt:
+        reader.check_order([*prompt, {"role": "assistant"}])
+    return Preference(tuple(prompt), *answers, tools=reader.tools())
 
-    def history(self) -> Iterable[Message]:
-        """Earlier turns of an alpaca row: pairs of question and answer."""
-        column = self.entry.columns.history
-        pairs = self.row.get(column) or []
-        if isinstance(pairs, str):
-            pairs = self.json(pairs, column)
-        for pair in pairs if isinstance(pairs, list) else [pairs]:
-            if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-                self.refuse("dataset_row.history", column=column)
-            yield {"role": "user", "content": pair[0]}
-            yield {"role": "assistant", "content": pair[1]}
 
-    def turns(self) -> list[Message]:
-        column = self.entry.columns.messages
-        self.need(column)
-        turns = self.row[column]
-        if isinstance(turns, str):
-            turns = self.json(turns, column)
-        if not isinstance(turns, list) or not turns:
-            self.refuse("dataset_row.no_turns", column=column)
-        messages = [self.message(turn, position) for position, turn in enumerate(turns, start=1)]
-        if messages[0]["role"] != "system":
-            messages = [*self.system(), *messages]
-        self.check_order(messages)
-        return messages
+def _filled(example: Any, replacements: Mapping[str, str]) -> Any:
+    """An example with the assistant's name and maker in place of ``{{name}}`` and ``{{author}}``."""
 
-    def message(self, turn: Any, position: int) -> Message:
-        tags = self.entry.tags
-        if not isinstance(turn, dict) or tags.role_tag not in turn:
-            self.refuse("dataset_row.no_role", turn=position, role_tag=tags.role_tag)
-        speaker = turn[tags.role_tag]
-        content = self.content(turn.get(tags.content_tag), turn, position)
-        if speaker == tags.function_tag:
-            return {"role": "assistant", "content": "", "tool_calls": self.calls(content, position)}
-        roles = {
-            tags.user_tag: "user",
-            tags.assistant_tag: "assistant",
-            tags.observation_tag: "tool",
-            tags.system_tag: "system",
-        }
-        if not isinstance(speaker, str) or speaker not in roles:
-            self.refuse("dataset_row.unknown_role", turn=position, role=speaker, roles=", ".join(roles))
-        message = {"role": roles[speaker], "content": content}
-        if turn.get("tool_calls"):
-            message["tool_calls"] = self.calls(turn["tool_calls"], position)
-        return message
+    def replaced(text: str) -> str:
+        for name, value in replacements.items():
+            text = text.replace("{{" + name + "}}", value)
+        return text
 
-    def content(self, content: Any, turn: dict[str, Any], position: int) -> str:
-        """A turn's text; OpenAI also allows a list of parts, and no content beside tool calls."""
-        if isinstance(content, list) and all(isinstance(part, dict) and "text" in part for part in content):
-            content = "".join(str(part["text"]) for part in content)
-        if content is None and turn.get("tool_calls"):
-            return ""
-        if not isinstance(content, str):
-            self.refuse("dataset_row.no_text", turn=position, content_tag=self.entry.tags.content_tag)
-        return content
+    def said(message: Message) -> Message:
+        return {**message, "content": replaced(message["content"])}
 
-    def calls(self, content: Any, position: int) -> list[dict[str, Any]]:
-        """Function calls in the shape of chat templates, from JSON text or from OpenAI's list."""
-        if isinstance(content, str):
-            content = self.json(content, self.entry.tags.function_tag)
-        calls = []
-        for call in content if isinstance(content, list) else [content]:
-            function = call.get("function", call) if isinstance(call, dict) else None
-            if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-                self.refuse("dataset_row.function_call", turn=position)
-            arguments = function.get("arguments", {})
-            if isinstance(arguments, str):
-                arguments = self.json(arguments, "arguments")
-            calls.append({"type": "function", "function": {"name": function["name"], "arguments": arguments}})
-        return calls
-
-    def check_order(self, messages: list[Message]) -> None:
-        """System first if at all, then user (or tools' results) and assistant in turn, an assistant last."""
-        before = "system"
-        follows = {
-            "system": ("user",),
-            "user": ("assistant",),
-            "assistant": ("user", "tool"),
-            "tool": ("tool", "assistant"),
-        }
-        for position, message in enumerate(messages, start=1):
-            role = message["role"]
-            if role not in follows[before] and not (role == "system" and position == 1):
-                self.refuse("dataset_row.order", turn=position, role=role, before=before)
-            before = role
-        if before != "assistant":
-            self.refuse("dataset_row.no_answer", role=before)
-
-    def tools(self) -> str | None:
-        tools = self.row.get(self.entry.columns.tools) if self.entry.columns.tools else None
-        if not tools:
-            return None
-        if not isinstance(tools, str):
-            return json.dumps(tools, ensure_ascii=False)
-        self.json(tools, self.entry.columns.tools)
-        return tools
-
-    def need(self, column: str | None) -> None:
-        if column is None:
-            raise UserError("dataset_without_answers", dataset=self.entry.name)
-        if self.row.get(column) is None:
-            self.refuse("dataset_row.column_missing", column=column, columns=", ".join(map(str, self.row)))
-
-    def text(self, column: str | None) -> str:
-        value = self.row.get(column) if column else None
-        if value is None:
-            return ""
-        if not isinstance(value, str):
-            self.refuse("dataset_row.not_text", column=column, found=type(value).__name__)
-        return value
-
-    def json(self, text: str, column: str | None) -> Any:
-        try:
-            return json.loads(text)
-        except ValueError:
-            self.refuse("dataset_row.not_json", column=column)
-
-    def refuse(self, key: str, **facts: Any) -> NoReturn:
-        raise UserError(key, dataset=self.entry.name, row=self.number or "?", **facts)
+    if isinstance(example, Text):
+        return Text(replaced(example.text))
+    messages = tuple(said(message) for message in example.messages)
+    if isinstance(example, Preference):
+        return Preference(messages, said(example.chosen), said(example.rejected), example.tools)
+    if isinstance(example, Judged):
+        return Judged(messages, example.is_desirable, example.tools)
+    return Example(messages, example.tools)

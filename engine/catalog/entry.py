@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from typing import Any, Literal
 from engine.errors import Problem
 
 Formatting = Literal["alpaca", "sharegpt", "openai"]
+Kind = Literal["sft", "preference", "kto", "text"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ class Entry:
 
     Args:
         name: as registered, or the path that was given.
-        path: the file or folder of rows; None when they are not on this disk.
+        path: the file or folder of rows; None when they are not on this disk: they lie on a hub (or nowhere).
         inside: the dataset folder that ``path`` may not leave; None where it was written in full.
+        only_prompt: of all columns only ``prompt`` is named, as for plain text. So it is read as plain text, unless
+            its rows turn out to have the ``output`` that is the documented default (see ``recognise.settled``).
         split, subset, folder: which part of a dataset on a hub.
         num_samples: draw so many rows at random; None: all.
         placeholders: ``{{name}}`` and ``{{author}}`` in its texts stand for the assistant's name and maker. True for
@@ -72,6 +76,7 @@ class Entry:
     ranking: bool = False
     columns: Columns = Columns()
     tags: Tags = Tags()
+    only_prompt: bool = False
     subset: str | None = None
     split: str = "train"
     folder: str | None = None
@@ -85,19 +90,43 @@ class Entry:
     problem: Problem | None = None
 
     @property
+    def kind(self) -> Kind:
+        """What a row holds: an answer to learn, a better and a worse one, one with its verdict, or plain text."""
+        if self.columns.kto_tag is not None:
+            return "kto"
+        if self.ranking:
+            return "preference"
+        return "text" if self.formatting == "alpaca" and self.columns.response is None else "sft"
+
+    @property
     def is_preference(self) -> bool:
         """Whether a row holds better and worse answers (or an answer and its verdict) in place of one to learn."""
-        return self.ranking or self.columns.kto_tag is not None
+        return self.kind in ("preference", "kto")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the rows lie on a hub or in a cloud, and have to be fetched before they can be read."""
+        return self.path is None and self.url is not None
+
+    @property
+    def url(self) -> str | None:
+        """Where the rows are fetched from, by the name that is used there."""
+        return self.hf_hub_url or self.ms_hub_url or (None if self.script_url else self.cloud_file_name)
 
 
 SOURCES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
-PLAIN = ("subset", "split", "folder", "num_samples", *SOURCES)
+MEDIA = ("images", "videos", "audios")
+TEXTS = ("subset", "split", "folder", *SOURCES)
+KEYS = (
+    "file_name", "formatting", "ranking", "columns", "tags", "num_samples", "placeholders", *TEXTS,
+)  # fmt: skip
 
 
 def entry_from(name: str, content: Any, dataset_dir: Path) -> Entry:
     """What one value of ``dataset_info.json`` says; what it leaves out has its documented default.
 
-    Whatever is wrong with it is noted in ``problem``, so that one slip does not hide all other datasets.
+    A hub is preferred to a file, as in LLaMA-Factory. Whatever is wrong is noted in ``problem``, so that one slip does
+    not hide all other datasets.
     """
     if not isinstance(content, dict):
         return Entry(name, problem=_problem("dataset_info_entry", name=name))
@@ -107,21 +136,88 @@ def entry_from(name: str, content: Any, dataset_dir: Path) -> Entry:
     is_openai = formatting == "openai"
     columns, wrong_column = _named(OPENAI_COLUMNS if is_openai else Columns(), content.get("columns"))
     tags, wrong_tag = _named(OPENAI_TAGS if is_openai else Tags(), content.get("tags"))
-    wrong = wrong_column or wrong_tag
+    wrong = _wrong_key(content, KEYS) or _wrong_value(content) or wrong_column or wrong_tag
+    if wrong:
+        return Entry(name, problem=_problem("dataset_info_key", name=name, **wrong))
     file_name = content.get("file_name")
-    path = dataset_dir / file_name if isinstance(file_name, str) and file_name else None
+    is_file = bool(file_name) and not any(content.get(key) for key in SOURCES)
+    ranking = bool(content.get("ranking"))
+    only_prompt = formatting == "alpaca" and not ranking and list(content.get("columns") or ()) == ["prompt"]
     return Entry(
         name,
-        path=path,
-        inside=dataset_dir if path and not Path(file_name).is_absolute() else None,
+        path=dataset_dir / file_name if is_file else None,
+        inside=dataset_dir if is_file and not Path(file_name).is_absolute() else None,
         formatting=formatting,
-        ranking=bool(content.get("ranking", False)),
-        columns=columns,
+        ranking=ranking,
+        columns=dataclasses.replace(columns, query=None, response=None) if only_prompt else columns,
         tags=tags,
-        placeholders=bool(content.get("placeholders", name == "identity")),
-        problem=_problem("dataset_info_key", name=name, **wrong) if wrong else None,
-        **{key: content[key] for key in PLAIN if content.get(key) is not None},
+        only_prompt=only_prompt,
+        num_samples=content.get("num_samples"),
+        placeholders=_or(content.get("placeholders"), name == "identity"),
+        **{key: content[key] for key in TEXTS if content.get(key)},
     )
+
+
+def description_of(entry: Entry) -> dict[str, Any]:
+    """The shortest description from which ``entry_from`` makes the same entry again.
+
+    A path outside the dataset folder is written in full.
+    """
+    is_openai = entry.formatting == "openai"
+    plain = Entry(entry.name)
+    found: dict[str, Any] = {}
+    if entry.path:
+        inside = entry.inside and entry.path.is_relative_to(entry.inside)
+        found["file_name"] = entry.path.relative_to(entry.inside).as_posix() if inside else str(entry.path.absolute())
+    found |= {key: getattr(entry, key) for key in SOURCES if getattr(entry, key)}
+    for key in ("formatting", "ranking", "subset", "split", "folder", "num_samples"):
+        if getattr(entry, key) != getattr(plain, key):
+            found[key] = getattr(entry, key)
+    if entry.only_prompt:
+        found["columns"] = {"prompt": entry.columns.prompt}
+    elif columns := _differences(entry.columns, OPENAI_COLUMNS if is_openai else Columns()):
+        # alone, `prompt` would say that the rows are plain text
+        alone = list(columns) == ["prompt"] and entry.formatting == "alpaca" and not entry.ranking
+        found["columns"] = columns | ({"response": entry.columns.response} if alone else {})
+    if tags := _differences(entry.tags, OPENAI_TAGS if is_openai else Tags()):
+        found["tags"] = tags
+    if entry.placeholders != (entry.name == "identity"):
+        found["placeholders"] = entry.placeholders
+    return found
+
+
+def _differences(values: Any, defaults: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(values).items() if value != getattr(defaults, key)}
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _wrong_value(content: dict[str, Any]) -> dict[str, Any] | None:
+    """The first value that is not of its key's type."""
+    for key, value in content.items():
+        if value is None or key in ("columns", "tags", "formatting"):
+            continue
+        if key in ("ranking", "placeholders"):
+            is_right, example = isinstance(value, bool), "true"
+        elif key == "num_samples":
+            is_right, example = isinstance(value, int) and not isinstance(value, bool) and value > 0, "1000"
+        else:
+            is_right, example = isinstance(value, str), '"…"'
+        if not is_right:
+            return {"word": f"{key}: {value!r}", "choices": f"{key}: {example}"}
+    return None
+
+
+def _wrong_key(given: dict[str, Any], names: Iterable[str]) -> dict[str, Any] | None:
+    """The first key that is not known, with the nearest name."""
+    names = list(names)
+    for key in given:
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            return {"word": key, "choices": near[0] if near else ", ".join(names)}
+    return None
 
 
 def _named(defaults: Any, given: Any) -> tuple[Any, dict[str, Any] | None]:
@@ -131,11 +227,10 @@ def _named(defaults: Any, given: Any) -> tuple[Any, dict[str, Any] | None]:
     names = [field.name for field in dataclasses.fields(defaults)]
     if not isinstance(given, dict):
         return defaults, {"word": given, "choices": ", ".join(names)}
+    if wrong := _wrong_key(given, names):
+        return defaults, wrong
     for key, value in given.items():
-        if key not in names:
-            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
-            return defaults, {"word": key, "choices": near[0] if near else ", ".join(names)}
-        if not isinstance(value, str) and not (value is None and isinstance(defaults, Columns)):
+        if not (isinstance(value, str) and value) and not (value is None and isinstance(defaults, Columns)):
             return defaults, {"word": f"{key}: {value!r}", "choices": f'{key}: "…"'}
     return dataclasses.replace(defaults, **given), None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import shlex
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,10 @@ from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options, allows_none, choices_of, limits_of, plain_type
 from engine.options.jobs import TrainJob
 from engine.options.option import about
+from engine.options.reference import in_our_words, is_for_training, missing_problem, reference_options
 from engine.options.rules import problems_of
 from engine.options.training import further_training_arguments
+from engine.options.yaml_text import read_options
 from engine.words import words
 
 PROGRAM = "python app.py"
@@ -85,7 +86,7 @@ def read_options_file(path: Path) -> dict[str, Any]:
         UserError: it is missing, is not valid YAML (with line and column), or is no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = read_options(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError("file_unreadable", path=path, detail=error.strerror) from error
     except UnicodeDecodeError as error:
@@ -120,7 +121,8 @@ def shown_values(job: Options) -> dict[str, Any]:
             continue
         differs = getattr(job, name) != field.default
         in_sight = about(field, "level") == "plain" and job.has_effect(name) and value not in (None, "")
-        if differs or in_sight:
+        is_switched = name == "do_train" and values.get("do_eval")  # which alone would mean no training
+        if differs or in_sight or is_switched:
             shown[name] = value
     return shown
 
@@ -152,12 +154,6 @@ def help_text(job_type: type[Options], language: str = "en") -> str:
     return "\n".join(lines)
 
 
-@lru_cache(maxsize=1)
-def reference_options() -> dict[str, Any]:
-    """Options of LLaMA-Factory that Lathe does not have, each with the value at which it does nothing."""
-    return yaml.safe_load(Path(__file__).with_name("reference_options.yaml").read_text(encoding="utf-8"))
-
-
 def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:
     """The words after a flag: none means true; several are a list where the option takes one."""
     taken = []
@@ -185,17 +181,15 @@ def _sort_out(job_type: type[Options], values: dict[str, Any]) -> tuple[dict[str
     known: dict[str, Any] = {}
     problems: list[Problem] = []
     names = [name for name in job_type.model_fields if name != "training_arguments"]
-    if job_type is TrainJob:
+    if issubclass(job_type, TrainJob):
         names += further_training_arguments()
-    for name, value in values.items():
+    for name, value in in_our_words(job_type, values).items():
         if name in names:
             known[name] = value
         elif name in reference_options():
-            neutral = reference_options()[name]
-            if _same(value, neutral):
-                problems.append(Problem("reference_option_ignored", name, {"option": name}, is_warning=True))
-            else:
-                problems.append(Problem("not_built_yet", name, {"option": name, "value": value}))
+            problems.append(missing_problem(name, value))
+        elif is_for_training(job_type, name):
+            problems.append(Problem("reference_option_ignored", name, {"option": name}, is_warning=True))
         else:
             near = _nearest(name, names)
             key = "unknown_option_near" if near else "unknown_option"
@@ -209,15 +203,6 @@ def _nearest(name: str, names: list[str]) -> str:
     whole = [each for each in names if f"_{name}_" in f"_{each}_"]
     alike = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return next(iter(slip + whole + alike), "")
-
-
-def _same(value: Any, neutral: Any) -> bool:
-    """Whether a typed value says what the neutral one says: "False" and false, "16" and 16, "none" and null."""
-    if isinstance(neutral, list):
-        return any(_same(value, each) for each in neutral)
-    if value is None or neutral is None:
-        return str(value).lower() in ("none", "null", "") and neutral is None
-    return yaml.safe_load(str(value)) == neutral or str(value) == str(neutral)
 
 
 def _value_hint(field: Any) -> str:

@@ -16,5 +16,5 @@ class Generation(Options):
     top_p: float = option(0.7, gt=0, le=1, when=_SAMPLED, control="slider")
     top_k: int = option(50, ge=0, le=1000, when=_SAMPLED, level="advanced")  # 0: no limit
     repetition_penalty: float = option(1.0, gt=0, le=2, level="advanced")
-    max_new_tokens: int = option(512, ge=1, le=32768)
+    max_new_tokens: int = option(1024, ge=1, le=32768)
     sampling_seed: int | None = option(None, ge=0)  # None: another answer each time

@@ -6,22 +6,42 @@ from typing import ClassVar
 
 from engine.options.base import Options
 from engine.options.chat import Chat
-from engine.options.data import Data
+from engine.options.data import Data, Inspect
+from engine.options.devices import Devices
 from engine.options.export import Export, Gguf
 from engine.options.generation import Generation
-from engine.options.model import Model
+from engine.options.model import Model, Quantization, Vocabulary
+from engine.options.objective import Objective
+from engine.options.optimizers import Optimizers
+from engine.options.preference import Preference
+from engine.options.preflight import Preflight
+from engine.options.reinforcement import Reinforcement
 from engine.options.serve import Serve
+from engine.options.tracking import Tracking
 from engine.options.training import Training
-from engine.options.tuning import Freeze, Lora, Tuning
+from engine.options.tuning import Freeze, Lora, Oft, Tuning
 
 
-class TrainJob(Tuning, Model, Data, Training, Lora, Freeze):
+class TrainJob(
+    Tuning, Model, Data, Training, Preference, Reinforcement, Lora, Oft, Freeze, Vocabulary, Quantization, Optimizers,
+    Objective, Tracking, Devices,
+):  # fmt: skip
     """Fine-tune a model."""
 
     kind: ClassVar[str] = "train"
 
 
-class ChatJob(Model, Chat, Generation):
+class PreflightJob(TrainJob, Preflight):
+    """Find out whether a training fits, and how long it takes."""
+
+    kind: ClassVar[str] = "preflight"
+
+    @classmethod
+    def groups(cls) -> tuple[type[Options], ...]:
+        return (*TrainJob.groups(), Preflight)
+
+
+class ChatJob(Model, Chat, Generation, Quantization):
     """Hold a model and answer."""
 
     kind: ClassVar[str] = "chat"
@@ -39,10 +59,18 @@ class GgufJob(Model, Gguf):
     kind: ClassVar[str] = "gguf"
 
 
+class DataJob(Data, Model, Vocabulary, Inspect):
+    """Check a dataset row by row, and count its tokens."""
+
+    kind: ClassVar[str] = "data"
+
+
 class ServeJob(Serve):
     """Serve the page."""
 
     kind: ClassVar[str] = "webui"
 
 
-JOBS: dict[str, type[Options]] = {job.kind: job for job in (TrainJob, ChatJob, ExportJob, GgufJob, ServeJob)}
+JOBS: dict[str, type[Options]] = {
+    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ExportJob, GgufJob, DataJob, ServeJob)
+}

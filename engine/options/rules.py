@@ -10,6 +10,10 @@ from collections.abc import Callable
 from engine.errors import Problem
 from engine.options.base import Options
 from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
+from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
+from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
+from engine.options.rules_stages import TRAIN_RULES as STAGE_RULES
+from engine.options.rules_training import TRAIN_RULES as TRAINING_RULES
 
 Rule = Callable[[Options], Problem | None]
 
@@ -36,17 +40,13 @@ def prompt_or_history(job: TrainJob) -> Problem | None:
     return Problem("train_on_prompt_and_mask_history", "mask_history") if both else None
 
 
-def packing_not_yet(job: TrainJob) -> Problem | None:
-    return Problem("not_built_yet", "packing", {"option": "packing", "value": True}) if job.packing else None
-
-
 def lora_has_targets(job: TrainJob) -> Problem | None:
     missing = job.finetuning_type == "lora" and not job.lora_target
     return Problem("lora_target_missing", "lora_target") if missing else None
 
 
 def adapters_need_lora(job: TrainJob) -> Problem | None:
-    wrong = job.adapter_name_or_path and job.finetuning_type != "lora"
+    wrong = job.adapter_name_or_path and job.finetuning_type not in ("lora", "oft")
     return Problem("adapters_need_lora", "adapter_name_or_path", {"method": job.finetuning_type}) if wrong else None
 
 
@@ -64,6 +64,43 @@ def evaluation_has_rows(job: TrainJob) -> Problem | None:
     return Problem("eval_without_rows", "eval_strategy") if wrong else None
 
 
+def shares_are_mixed(job: TrainJob) -> Problem | None:
+    wrong = job.interleave_probs and job.mix_strategy == "concat"
+    return Problem("interleave_probs_concat", "interleave_probs") if wrong else None
+
+
+def shares_fit_datasets(job: TrainJob) -> Problem | None:
+    """One share for each dataset, each a part of the whole; a share of 0 never uses up its dataset."""
+    if not job.interleave_probs or job.mix_strategy == "concat":
+        return None
+    facts = {"given": len(job.interleave_probs), "datasets": len(job.dataset), "strategy": job.mix_strategy}
+    if len(job.interleave_probs) != len(job.dataset):
+        return Problem("interleave_probs_count", "interleave_probs", facts)
+    try:
+        shares = [float(share) for share in job.interleave_probs]
+    except ValueError:
+        shares = [-1.0]
+    given = {"value": ", ".join(job.interleave_probs)}
+    if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-6:
+        return Problem("interleave_probs_sum", "interleave_probs", given)
+    if 0 in shares and job.mix_strategy != "interleave_under":
+        return Problem("interleave_probs_zero", "interleave_probs", facts)
+    return None
+
+
+def streaming_has_an_end(job: TrainJob) -> Problem | None:
+    return Problem("streaming_max_steps", "max_steps") if job.streaming and job.max_steps <= 0 else None
+
+
+def streaming_holds_out_a_number(job: TrainJob) -> Problem | None:
+    wrong = job.streaming and 0 < job.val_size < 1
+    return Problem("streaming_val_size", "val_size", {"value": job.val_size}) if wrong else None
+
+
+def streaming_takes_all(job: TrainJob) -> Problem | None:
+    return Problem("streaming_max_samples", "max_samples") if job.streaming and job.max_samples else None
+
+
 def export_has_target(job: ExportJob) -> Problem | None:
     return None if job.export_dir else Problem("export_dir_missing", "export_dir")
 
@@ -74,18 +111,21 @@ def chat_has_model(job: ChatJob) -> Problem | None:
 
 RULES: dict[type[Options], tuple[Rule, ...]] = {
     TrainJob: (
-        train_needs_do_train, model_is_named, train_needs_dataset, one_precision, prompt_or_history, packing_not_yet,
+        train_needs_do_train, model_is_named, train_needs_dataset, one_precision, prompt_or_history,
         lora_has_targets, adapters_need_lora, held_out_is_whole, held_out_once, evaluation_has_rows,
+        shares_are_mixed, shares_fit_datasets, streaming_has_an_end, streaming_holds_out_a_number, streaming_takes_all,
+        *TRAIN_RULES, *STAGE_RULES, *DEVICE_RULES, *TRAINING_RULES,
     ),
-    ExportJob: (model_is_named, export_has_target),
+    ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named,),
-    ChatJob: (chat_has_model,),
+    ChatJob: (chat_has_model, *CHAT_RULES),
 }  # fmt: skip
 
 
 def problems_of(job: Options) -> list[Problem]:
     """Every problem of a valid job, and a warning for each option that was set but has no effect."""
-    found = [rule(job) for rule in RULES.get(type(job), ())]
+    rules = next((RULES[kind] for kind in type(job).__mro__ if kind in RULES), ())
+    found = [rule(job) for rule in rules]
     return [problem for problem in found if problem] + without_effect(job)
 
 

@@ -6,7 +6,6 @@ stand in ``training_arguments.yaml``, which a test compares with the installed t
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,12 +16,15 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from engine.options.base import Names, Options
 from engine.options.option import option
+from engine.options.yaml_text import read_value
 
 SCHEDULERS = Literal[
     "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
     "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
 ]  # fmt: skip
 
+
+_TOKENS = {"stage": ("sft", "pt")}
 
 TokensSeen = Annotated[
     Literal["non_padding", "all", "no"],
@@ -46,7 +48,11 @@ class Training(Options):
     warmup_steps: float = option(0, ge=0)  # from 1 on: steps; below 1: share of all steps
     max_grad_norm: float = option(1.0, ge=0, level="advanced")
     weight_decay: float = option(0.0, ge=0, level="advanced")
-    optim: str = option("adamw_torch", level="advanced", suggestions=("adamw_torch", "adafactor", "sgd", "adamw_8bit"))
+    optim: str = option(
+        "adamw_torch",
+        level="advanced",
+        suggestions=("adamw_torch", "adafactor", "sgd", "adamw_8bit", "paged_adamw_8bit", "lion_8bit", "ademamix"),
+    )
     neftune_noise_alpha: float | None = option(None, ge=0, level="advanced")
     seed: int = option(42, ge=0)
     bf16: bool = option(False, level="advanced")
@@ -60,10 +66,16 @@ class Training(Options):
     per_device_eval_batch_size: int = option(4, ge=1, le=1024, level="advanced")
     eval_strategy: Literal["no", "steps", "epoch"] = option("no", level="advanced")
     eval_steps: float | None = option(None, gt=0, level="advanced", when={"eval_strategy": ("steps",)})
+    compute_accuracy: bool = option(False, when=_TOKENS, level="advanced")  # share of learned tokens that come first
+    early_stopping_steps: int | None = option(None, ge=1, level="advanced")  # evaluations without a better one
+    disable_shuffling: bool = option(False, level="advanced")  # rows in the order of their datasets
     resume_from_checkpoint: str | None = option(None, level="advanced", control="path")
     plot_loss: bool = option(True, level="command")
-    report_to: Names = option(("none",), level="advanced", suggestions=("none", "tensorboard", "wandb", "mlflow"))
+    report_to: Names = option(
+        ("none",), level="advanced", suggestions=("none", "tensorboard", "wandb", "trackio", "mlflow", "swanlab")
+    )
     include_num_input_tokens_seen: TokensSeen = option("non_padding", level="command")
+    include_effective_tokens_per_second: bool = option(False, level="command")  # as a result of its own
     ddp_timeout: int = option(180000000, ge=1, level="command")  # seconds
     training_arguments: dict[str, Any] = option({}, level="command")  # further fields, by their own names
 
@@ -117,22 +129,10 @@ def _structure(value: Any) -> Any:
         return yaml.safe_load(value.lower().replace("none", "null"))
     if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
         try:
-            value = yaml.safe_load(value)
+            return read_value(value)
         except yaml.YAMLError:
             return value
-    return _numbers(value)
-
-
-def _numbers(value: Any) -> Any:
-    """The texts that are numbers inside a mapping or list, as numbers: PyYAML reads 1e-6 as text."""
-    if isinstance(value, dict):
-        return {name: _number(_numbers(each)) for name, each in value.items()}
-    return [_number(_numbers(each)) for each in value] if isinstance(value, list) else value
-
-
-def _number(value: Any) -> Any:
-    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value)
-    return float(value) if is_number else value
+    return value
 
 
 _ANY = Annotated[Any, BeforeValidator(_structure)]

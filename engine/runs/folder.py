@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.runs.checkpoints import is_complete, numbered
+
 SAVES = Path("saves")
 """Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
 
@@ -74,14 +76,44 @@ class Folder:
     def loss_plot(self) -> Path:
         return self.path / "training_loss.png"
 
+    @property
+    def rows(self) -> Path:
+        """Encoded rows, kept until the run has ended well."""
+        return self.path / ".rows"
+
+    @property
+    def report(self) -> Path:
+        """What a check of a dataset found, in short; JSON."""
+        return self.path / "report.json"
+
+    @property
+    def findings(self) -> Path:
+        """All that it found; one JSON object a line."""
+        return self.path / "findings.jsonl"
+
+    @property
+    def lengths(self) -> Path:
+        """Tokens of every row, as ``engine.catalog.lengths`` reads them."""
+        return self.path / "lengths.json"
+
+    @property
+    def rejects(self) -> Path:
+        """Rows that cannot be learned or repeat another, with the reasons."""
+        return self.path / "rejects.jsonl"
+
+    @property
+    def clean(self) -> Path:
+        """All other rows, as they were."""
+        return self.path / "clean.jsonl"
+
+    @property
+    def saving(self) -> Path:
+        """What is being saved and has not yet its name."""
+        return self.path / ".saving"
+
     def checkpoints(self) -> list[Path]:
-        """Complete ``checkpoint-N`` folders, the earliest first; one without its state file was cut off in mid-save."""
-        found = []
-        for path in self.path.glob("checkpoint-*"):
-            match = re.fullmatch(r"checkpoint-(\d+)", path.name)
-            if match and (path / "trainer_state.json").is_file():
-                found.append((int(match[1]), path))
-        return [path for _, path in sorted(found)]
+        """Complete ``checkpoint-N`` folders, the earliest first; damaged ones and those cut off in mid-save are not."""
+        return [path for path in numbered(self.path) if is_complete(path)]
 
 
 def model_label(model: str | None) -> str:

@@ -25,7 +25,7 @@ class Phase(NamedTuple):
 @dataclass(frozen=True)
 class Progress:
     """A run at one moment. Times in seconds; ``points`` hold "step" and any of "loss", "learning_rate", "grad_norm",
-    "eval_loss"."""
+    "eval_loss", and what the stage measures ("rewards/margins" and the like)."""
 
     status: str
     kind: str
@@ -49,6 +49,17 @@ class Progress:
 
 
 _NAMES = {"loss": "loss", "eval_loss": "eval_loss", "lr": "learning_rate", "grad_norm": "grad_norm"}
+
+
+_OWN = (
+    "kl", "reward", "reward_std", "entropy", "accuracy", "completions/mean_length", "completions/clipped_ratio",
+)  # fmt: skip
+
+
+def is_measured(name: str) -> bool:
+    """Whether a logged value is one that a stage adds of its own: rewards, log-probabilities, distances."""
+    name = name.removeprefix("eval_")
+    return name.startswith(("rewards/", "logps/")) or name in _OWN
 
 
 class Watch:
@@ -95,8 +106,9 @@ class Watch:
 
     def _take_step(self, event: dict[str, Any]) -> None:
         values = {ours: event[theirs] for theirs, ours in _NAMES.items() if event.get(theirs) is not None}
-        if values:
-            self._points.append({"step": event["current_steps"], **values})
+        measured = {name: value for name, value in event.items() if is_measured(name) and value is not None}
+        if values or measured:
+            self._points.append({"step": event["current_steps"], **values, **measured})
         seen = {
             "step": event["current_steps"], "total_steps": event.get("total_steps", 0), "epoch": event.get("epoch"),
             "tokens_per_s": event.get("throughput"), "elapsed_s": seconds(event.get("elapsed_time")),

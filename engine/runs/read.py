@@ -12,6 +12,7 @@ import yaml
 from engine.options.base import Options
 from engine.options.jobs import JOBS
 from engine.runs.folder import Folder, all_folders
+from engine.runs.killed import lost_to_memory
 
 ENDED = ("done", "failed", "stopped", "lost")
 
@@ -25,7 +26,8 @@ class State:
         kind: "train", "export", "gguf" or "chat".
         started_at, finished_at: seconds since 1970, or None.
         owner_pid: process without which the worker ends; None: it outlives everybody.
-        error: ``{"key": …, "facts": {…}}`` of a failed run, else None.
+        error: ``{"key": …, "facts": {…}}`` of a failed run, or of a lost one whose
+            end can be guessed; else None.
         result: what the job leaves behind, e.g. ``{"export_dir": …}``.
     """
 
@@ -66,6 +68,8 @@ def read_state(folder: Folder) -> State:
         elif folder.stop_request.exists():
             status = "stopping"
     known = {name: content.get(name) for name in ("started_at", "finished_at", "pid", "owner_pid", "error")}
+    if status == "lost" and not known["error"]:
+        known["error"] = lost_to_memory(content.get("kills_before"))
     return State(status=status, kind=content["kind"], result=content.get("result") or {}, **known)
 
 
@@ -73,6 +77,11 @@ def read_job(folder: Folder) -> Options:
     """The job exactly as it was asked. Raises: FileNotFoundError, Refused (written by an incompatible version)."""
     content = yaml.safe_load(folder.job.read_text(encoding="utf-8"))
     return JOBS[content["kind"]].from_values(content["options"])
+
+
+def read_language(folder: Folder) -> str:
+    """The language in which a worker writes what is read outside the page."""
+    return yaml.safe_load(folder.job.read_text(encoding="utf-8"))["language"]
 
 
 def read_events(folder: Folder, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

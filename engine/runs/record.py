@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from engine.options.base import Options
+from engine.options.yaml_text import write_yaml
 from engine.runs.folder import Folder
 
 
@@ -68,7 +67,7 @@ class Recorder:
 
 def write_job(folder: Folder, job: Options, language: str) -> None:
     content = {"kind": job.kind, "language": language, "options": job.values()}
-    write_text(folder.job, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+    write_text(folder.job, write_yaml(content))
 
 
 def update_state(folder: Folder, **facts: Any) -> None:
@@ -95,7 +94,10 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole: a reader sees the old text or the new one, never a half."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the name with nothing in it
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

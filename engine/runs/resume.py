@@ -7,6 +7,9 @@ from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
 from engine.runs.read import read_job, read_state
 
+LAST = "true"
+"""As a checkpoint's name: the last one that is undamaged, or none. The worker chooses, since it may read them all."""
+
 
 def why_not_resumable(folder: Folder) -> tuple[str, dict] | None:
     """The key and facts of the reason why a run cannot go on, or None when it can."""
@@ -29,10 +32,5 @@ def resumed_job(folder: Folder) -> TrainJob:
     reason = why_not_resumable(folder)
     if reason:
         raise UserError(reason[0], **reason[1])
-    checkpoints = folder.checkpoints()
-    changes = {
-        "output_dir": str(folder.path),
-        "overwrite_output_dir": not checkpoints,
-        "resume_from_checkpoint": str(checkpoints[-1]) if checkpoints else None,
-    }
+    changes = {"output_dir": str(folder.path), "overwrite_output_dir": False, "resume_from_checkpoint": LAST}
     return read_job(folder).model_copy(update=changes)

@@ -7,15 +7,18 @@ import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from engine.catalog.checks import problems_on_disk
-from engine.errors import Refused, UserError
+from engine.catalog.devices import Device, devices
+from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
+from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, PreflightJob, TrainJob
+from engine.runs.checkpoints import numbered, remove
 from engine.runs.folder import SAVES, Folder, new_folder
+from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
 from engine.runs.record import update_state, write_job
 
@@ -34,33 +37,47 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         language: language of what the worker itself prints.
         owner_pid: the worker ends when this process does; None: it outlives everybody.
 
+    A process that torchrun or ``accelerate launch`` has started takes its place in their group: its worker is one rank
+    of the run, and ends with it.
+
     Raises:
-        Refused: files that the job names are not there, or cannot be read.
+        Refused: files or devices that the job names are not there, or cannot be read.
         UserError: the folder is in use, or holds a finished run.
     """
-    problems = problems_on_disk(job)
+    is_training = isinstance(job, TrainJob)
+    found = devices() if is_training else ()
+    place = place_in(os.environ) if is_training else None
+    problems = problems_on_disk(job) + ([] if place else device_problems(job, found))
+    if place and not job.output_dir:
+        problems.append(Problem("devices.output_dir", "output_dir"))
     if problems:
         raise Refused(problems)
-    folder = folder_for(job)
+    if place:
+        owner_pid = owner_pid or os.getpid()
+    main = folder_for(job)
+    folder = own_folder(job, main) if is_training else main
     folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock.open("ab") as lock:
+    with folder.lock.open("ab+") as lock:
         _take(lock, folder)
-        _refuse_finished(job, folder)
+        if folder == main:
+            _refuse_finished(job, folder)
         folder.stop_request.unlink(missing_ok=True)
-        if isinstance(job, TrainJob) and job.overwrite_output_dir:
+        if is_training and job.overwrite_output_dir:
             _clear(folder)
         write_job(folder, job, language)
         update_state(
             folder, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
             result=None, owner_pid=owner_pid,
         )  # fmt: skip
-        _leave_link(folder)
-        _spawn(folder, lock.fileno(), owner_pid)
+        _leave_link(main)
+        _spawn(job, folder, lock.fileno(), owner_pid, found)
     return folder
 
 
 def folder_for(job: Options) -> Folder:
     """Where a job's run lies: a training run in its ``output_dir``, the others in a folder of the same shape."""
+    if isinstance(job, PreflightJob):
+        return new_folder("preflight", job.model_name_or_path, "preflight")
     if isinstance(job, TrainJob):
         if job.output_dir:
             return Folder(Path(job.output_dir))
@@ -69,6 +86,8 @@ def folder_for(job: Options) -> Folder:
         return new_folder("chat", job.gguf or job.model_name_or_path, "chat")
     if isinstance(job, ExportJob | GgufJob):
         return new_folder(job.kind, job.model_name_or_path, job.kind)
+    if isinstance(job, DataJob):
+        return new_folder("data", job.dataset[0], "data")
     raise TypeError(f"{type(job).__name__} is not run by a worker")
 
 
@@ -104,22 +123,25 @@ def _refuse_finished(job: Options, folder: Folder) -> None:
 
 def _clear(folder: Folder) -> None:
     """Remove what an earlier run left, so that nothing of it is taken for this one's."""
-    for checkpoint in folder.checkpoints():
-        shutil.rmtree(checkpoint)
+    for checkpoint in numbered(folder.path):
+        remove(checkpoint)
+    shutil.rmtree(folder.saving, ignore_errors=True)
     for path in (folder.events, folder.results, folder.loss_plot, folder.log):
         path.unlink(missing_ok=True)
 
 
-def _spawn(folder: Folder, lock_descriptor: int, owner_pid: int | None) -> None:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+def _spawn(job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | None, found: Sequence[Device]) -> None:
+    """Start the worker. Its standard input is the locked file, which is empty.
+
+    So every process below it inherits the lock too, also those that torchrun starts, which hands on nothing else; the
+    run counts as alive for as long as any of them lives.
+    """
+    environment = worker_environment(job, os.environ, found)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "engine.work", str(folder.path)]
-    if owner_pid:
-        command.append(str(owner_pid))
     with folder.log.open("ab") as log:
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
-            start_new_session=True, pass_fds=(lock_descriptor,),
+            worker_command(folder, owner_pid), stdin=lock_descriptor, stdout=log, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True, pass_fds=(lock_descriptor,),
         )  # fmt: skip
 
 

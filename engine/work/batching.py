@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch.nn import functional
 
 from engine.work.encode import IGNORED, Encoded
+from engine.work.packing import positions
 
 
 def arrange(examples: Sequence[Encoded], micro_batches: int) -> list[list[Encoded]]:
@@ -30,7 +32,13 @@ def arrange(examples: Sequence[Encoded], micro_batches: int) -> list[list[Encode
 
 
 def collate(examples: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Tensors of shape (B, T), padded on the right to the longest example: input_ids, attention_mask, labels."""
+    """A padded micro-batch, for models that cannot take ``packed.flatten``'s.
+
+    Returns:
+        input_ids, attention_mask and labels (B, T), padded on the right to the longest example; where rows are joined
+        position_ids in place of the attention_mask, which keep them apart. learned_at (N,): flat positions whose
+        output predicts a learned token, targets (N,): those tokens, owner (N,): the example of each; tokens: of all.
+    """
     longest = max(len(example.input_ids) for example in examples)
     shape = (len(examples), longest)
     batch = {
@@ -43,4 +51,14 @@ def collate(examples: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.T
         batch["input_ids"][row, :length] = torch.tensor(example.input_ids)
         batch["attention_mask"][row, :length] = 1
         batch["labels"][row, :length] = torch.tensor(example.labels)
+    if any(example.parts for example in examples):
+        del batch["attention_mask"]
+        batch["position_ids"] = torch.tensor(
+            [positions(example.parts or (len(example.input_ids),), longest) for example in examples]
+        )
+    predicted = functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORED)
+    batch["learned_at"] = (predicted != IGNORED).flatten().nonzero().squeeze(1)
+    batch["targets"] = predicted.flatten()[batch["learned_at"]]
+    batch["owner"] = batch["learned_at"] // longest
+    batch["tokens"] = torch.tensor(sum(len(example.input_ids) for example in examples))
     return batch

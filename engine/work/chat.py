@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from pathlib import Path
 from typing import Any
 
-from engine.catalog.templates import find_template
+from engine.catalog.rendering import named_template
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece
@@ -109,7 +109,8 @@ def pieces(
     if room < 1:
         raise UserError("chat.context_overflow", tokens=len(prompt), context=model.context_length)
     limit = min(job.max_new_tokens, room)
-    reader, stop_words = model.reader(), StopWords(find_template(job.template).stop if job.template else ())
+    template = named_template(job)
+    reader, stop_words = model.reader(), StopWords(template.stop if template else ())
     count = 0
 
     def piece(text: str, reason: str | None = None) -> Piece:

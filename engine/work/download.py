@@ -69,15 +69,23 @@ def _bundled(recorder: Recorder | None, cache_dir: str | Path | None) -> Path:
 
 
 def fetch(
-    name: str, hub: str, revision: str = "main", recorder: Recorder | None = None, cache_dir: str | Path | None = None
+    name: str,
+    hub: str,
+    revision: str = "main",
+    recorder: Recorder | None = None,
+    cache_dir: str | Path | None = None,
+    **part: str | None,
 ) -> Path:
     """Download what a model on a hub needs, or find it where it was downloaded before.
+
+    Args:
+        part: of a dataset, ``kind="dataset"``, ``folder`` and ``subset``.
 
     Raises:
         UserError: ``download.…``.
         StopRequested: somebody asked the run to stop; what has arrived is kept.
     """
-    order = {"name": name, "hub": hub, "revision": revision, "cache_dir": cache_dir and str(cache_dir)}
+    order = {"name": name, "hub": hub, "revision": revision, "cache_dir": cache_dir and str(cache_dir), **part}
     command = [sys.executable, "-m", "engine.work.hubs", json.dumps(order)]
     paths = [str(PROJECT), os.environ.get("PYTHONPATH")]
     environment = {
@@ -85,16 +93,17 @@ def fetch(
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     }
+    phase = "downloading_dataset" if part.get("kind") == "dataset" else "downloading"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment)
     try:
-        return _outcome(process, recorder, name, hub)
+        return _outcome(process, recorder, name, hub, phase)
     finally:
         process.kill()
         process.wait()
         process.stdout.close()
 
 
-def _outcome(process: subprocess.Popen, recorder: Recorder | None, name: str, hub: str) -> Path:
+def _outcome(process: subprocess.Popen, recorder: Recorder | None, name: str, hub: str, phase: str) -> Path:
     """Pass on what the downloading process says until it says how it ended."""
     for line in process.stdout:
         message = json.loads(line)
@@ -103,6 +112,6 @@ def _outcome(process: subprocess.Popen, recorder: Recorder | None, name: str, hu
         if "error" in message:
             raise UserError(message["error"], **message["facts"])
         if recorder is not None:
-            recorder.phase("downloading", message["done"], message["total"], "bytes")
+            recorder.phase(phase, message["done"], message["total"], "bytes")
             recorder.check_stop()
     raise UserError("download.failed", name=name, hub=HUBS[hub], detail=f"exit code {process.wait()}")

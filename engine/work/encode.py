@@ -1,31 +1,22 @@
-"""Messages → input_ids and labels: the only place that decides what is learned.
+"""Plans of what is learned → input_ids and labels, cut to a length.
 
-A conversation is rendered by the tokenizer's chat template, whole, and tokenized once; what is learned is decided on
-the rendered text, as segments, and carried over to the tokens by their character offsets. So the ids are exactly those
-of ``apply_chat_template``, and the page can show the very segments that are trained on.
+A conversation is rendered whole and tokenized once; what is learned is decided on the text (``engine.catalog.learned``)
+and carried over to the tokens by their character offsets. So the ids are exactly those of ``apply_chat_template``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
-
-from engine.errors import UserError
+from engine.catalog.conversations import Example
+from engine.catalog.learned import AnyExample, Job, Plan, dropped_thoughts, plans
+from engine.catalog.lengths import kept_turns
+from engine.catalog.rendering import renderer_of
 
 IGNORED = -100
 """Label of a position that is not learned; the value PyTorch's cross-entropy ignores."""
-
-Message = dict[str, Any]
-
-
-class Segment(NamedTuple):
-    """A piece of the rendered conversation; all of it is learned, or none."""
-
-    text: str
-    learned: bool
 
 
 @dataclass(frozen=True)
@@ -33,153 +24,209 @@ class Encoded:
     """One row as the model sees it. ``input_ids`` and ``labels`` have the same length T.
 
     Args:
+        turns: (tokens of the prompt, tokens of the answer) of each turn, before anything was cut.
         cut: tokens lost to ``cutoff_len``.
         cut_learned: how many of those would have been learned.
+        cut_answers: answers that lost tokens, and with them their end.
+        thoughts_dropped: thoughts of the row that its chat template leaves out.
+        parts: tokens of each row, where several rows are joined (``engine.work.packing``).
     """
 
     input_ids: list[int]
     labels: list[int]
+    turns: tuple[tuple[int, int], ...] = ()
     cut: int = 0
     cut_learned: int = 0
+    cut_answers: int = 0
+    thoughts_dropped: int = 0
+    parts: tuple[int, ...] = ()
 
     @property
     def learned(self) -> int:
         """Number of positions whose token is predicted and learned (the first can never be)."""
-        return sum(label != IGNORED for label in self.labels[1:])
+        rest = self.labels[1:]
+        return len(rest) - rest.count(IGNORED)
 
 
-def render(tokenizer: Any, messages: Sequence[Message], add_generation_prompt: bool = False, **extra: Any) -> str:
-    """The text of a conversation, by the tokenizer's chat template.
+@dataclass(frozen=True)
+class EncodedPair:
+    """Two answers to one prompt. Of both, only the answer is learned."""
 
-    Args:
-        extra: what the template may ask for beside the messages, e.g. ``tools`` or ``enable_thinking``.
+    chosen: Encoded
+    rejected: Encoded
 
-    Raises:
-        UserError: the tokenizer has no template, or the template refuses this conversation.
-    """
-    if not tokenizer.chat_template:
-        raise UserError("template_missing", model=tokenizer.name_or_path)
-    given = {name: value for name, value in extra.items() if value is not None}
-    try:
-        return tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **given
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        raise UserError("template_refused", detail=error) from error
+    @property
+    def input_ids(self) -> list[int]:
+        """Of the longer one, which decides how wide a batch is."""
+        return max(self.chosen.input_ids, self.rejected.input_ids, key=len)
 
 
-def segments(
-    tokenizer: Any,
-    messages: Sequence[Message],
+@dataclass(frozen=True)
+class EncodedOpinion:
+    """An answer that is to be made more likely, or less."""
+
+    answer: Encoded
+    is_desirable: bool
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.answer.input_ids
+
+
+AnyEncoded = Encoded | EncodedPair | EncodedOpinion
+
+
+def sequences_of(row: AnyEncoded) -> tuple[Encoded, ...]:
+    """What the model reads of one row: one sequence, or two for a pair (chosen, rejected)."""
+    if isinstance(row, EncodedPair):
+        return row.chosen, row.rejected
+    return (row.answer,) if isinstance(row, EncodedOpinion) else (row,)
+
+
+class TurnIds(NamedTuple):
+    """The tokens of one turn."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+class Encoder:
+    """Encodes the rows of one job with one tokenizer."""
+
+    def __init__(self, job: Job, tokenizer: Any) -> None:
+        self._job, self._tokenizer = job, tokenizer
+        self._renderer = renderer_of(tokenizer, job)
+
+    def encode(self, examples: Sequence[AnyExample]) -> list[list[Encoded]]:
+        """Several rows at once, which a tokenizer does faster: for each one ``Encoded``, or two for a preference.
+
+        Raises:
+            UserError: the chat template is missing, or refuses a conversation.
+        """
+        found = [plans(self._job, self._renderer, example) for example in examples]
+        tokenized = iter(self._tokenized([plan for each in found for plan in each]))
+        return [
+            [
+                replace(encoded, thoughts_dropped=self._thoughts_dropped(plan, example))
+                for plan, encoded in zip(each, self._cut([(plan, next(tokenized)) for plan in each]), strict=True)
+            ]
+            for example, each in zip(examples, found, strict=True)
+        ]
+
+    def _thoughts_dropped(self, plan: Plan, example: AnyExample) -> int:
+        """Of the conversation that is learned from; none where it was asked for that they go."""
+        if self._job.enable_thinking is False or not isinstance(example, Example):
+            return 0
+        has_thought = any("</think>" in (message.get("content") or "") for message in example.messages)
+        return dropped_thoughts(plan, example.messages) if has_thought else 0
+
+    def _tokenized(self, all_plans: list[Plan]) -> list[list[TurnIds]]:
+        """The tokens of each turn. A token belongs to the piece of text in which it lies."""
+        turns: list[list[TurnIds]] = []
+        for is_whole in (True, False):  # only a text of no turns begins as the tokenizer begins texts
+            chosen = [plan for plan in all_plans if plan.is_whole == is_whole]
+            if len(chosen) not in (0, len(all_plans)):
+                raise ValueError("texts and conversations are encoded apart")
+            if chosen:
+                texts = ["".join(turn.prompt + turn.answer for turn in plan.turns) for plan in chosen]
+                tokens = self._tokenizer(texts, add_special_tokens=is_whole, return_offsets_mapping=True)
+                encoded = zip(chosen, tokens["input_ids"], tokens["offset_mapping"], strict=True)
+                turns += [_split(self._tokenizer, *each) for each in encoded]
+        return turns
+
+    def _cut(self, encoded: list[tuple[Plan, list[TurnIds]]]) -> list[Encoded]:
+        """Labels of one row, cut. Where it has two answers, the longer one decides how their prompt is cut."""
+        longest = max(len(turns[-1].answer) for _, turns in encoded)
+        return [
+            assemble(
+                turns,
+                self._job.cutoff_len,
+                end_id=None if plan.marks_end or plan.is_whole else self._tokenizer.eos_token_id,
+                learns_prompts=plan.learns_prompts,
+                learns_history=plan.learns_history,
+                last_answer=longest if len(encoded) > 1 else None,
+            )
+            for plan, turns in encoded
+        ]
+
+
+def encode_example(job: Job, tokenizer: Any, example: AnyExample) -> list[Encoded]:
+    """One row, exactly as it is trained on: one ``Encoded``, or two for a preference (chosen, rejected)."""
+    return Encoder(job, tokenizer).encode([example])[0]
+
+
+def assemble(
+    turns: Sequence[TurnIds],
+    cutoff_len: int,
     *,
-    train_on_prompt: bool = False,
-    mask_history: bool = False,
-    **extra: Any,
-) -> list[Segment]:
-    """Split a conversation into what is learned and what is not; joined, the segments are the rendered text.
+    end_id: int | None = None,
+    learns_prompts: bool = False,
+    learns_history: bool = True,
+    last_answer: int | None = None,
+) -> Encoded:
+    """Ids and labels of a conversation's turns within ``cutoff_len`` tokens.
 
-    Learned are the assistant's turns with the mark that ends them: from where the prompt of a turn ends (as the model
-    will be given it when it has to answer) to the end of that turn.
+    What is too long is cut turn by turn, prompt and answer each by its share (``turn_budget``), so that a long prompt
+    does not push the whole answer out. Where only the last answer is learned, the last turns are kept first.
 
     Args:
-        train_on_prompt: learn everything.
-        mask_history: learn the last assistant turn only.
-
-    Raises:
-        UserError: the template rewrites earlier turns, so that no prompt of it is the beginning of the whole.
+        end_id: learned as the end of every answer whose template puts nothing there: appended to the last one; before
+            that, as the label of the token that follows, since the next turn's own token stands in its place (where
+            prompts are learned, that token keeps its own label).
+        last_answer: length by which the last turn's budget is split, where it is not this answer's own.
     """
-    whole = render(tokenizer, messages, **extra)
-    if train_on_prompt:
-        return [Segment(whole, True)]
-    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-    if mask_history:
-        turns = turns[-1:]
-    found: list[Segment] = []
-    at = 0
-    for index in turns:
-        start = len(_prefix(whole, render(tokenizer, messages[:index], add_generation_prompt=True, **extra)))
-        is_last = index == len(messages) - 1
-        end = len(whole) if is_last else len(_prefix(whole, render(tokenizer, messages[: index + 1], **extra)))
-        if start > at:
-            found.append(Segment(whole[at:start], False))
-        if end > start:
-            found.append(Segment(whole[start:end], True))
-        at = max(at, end)
-    if at < len(whole):
-        found.append(Segment(whole[at:], False))
-    return found
+    if end_id is not None and turns and turns[-1].answer:
+        turns = [*turns[:-1], TurnIds(turns[-1].prompt, [*turns[-1].answer, end_id])]
+    ids: list[int] = []
+    labels: list[int] = []
+    learned = cut_answers = 0
+    awaits_end = False
+    lengths = tuple((len(turn.prompt), len(turn.answer)) for turn in turns)
+    all_kept = kept_turns(lengths, cutoff_len, learns_history, last_answer)
+    for index, (turn, kept) in enumerate(zip(turns, all_kept, strict=True)):
+        is_learned = learns_history or index == len(turns) - 1
+        is_cut = kept[1] < len(turn.answer)
+        prompt, answer = turn.prompt[: kept[0]], turn.answer[: kept[1]]
+        ids += prompt + answer
+        labels += prompt if learns_prompts else [IGNORED] * len(prompt)
+        if awaits_end and prompt and not learns_prompts:
+            labels[-len(prompt)] = end_id
+        labels += answer if is_learned else [IGNORED] * len(answer)
+        learned += len(turn.prompt) * learns_prompts + len(turn.answer) * is_learned
+        cut_answers += is_learned and is_cut
+        cut_answers += awaits_end and not prompt  # the place of its end is cut off
+        awaits_end = end_id is not None and is_learned and not is_cut and bool(answer)
+    own = sum(label == token for label, token in zip(labels, ids, strict=True))
+    return Encoded(ids, labels, lengths, sum(map(sum, lengths)) - len(ids), learned - own, cut_answers)
 
 
-def encode(tokenizer: Any, parts: Sequence[Segment], cutoff_len: int) -> Encoded:
-    """Token ids and labels of one conversation's segments, cut to ``cutoff_len`` tokens.
-
-    A token belongs to the segment in which its first character lies. What is too long is cut turn by turn, prompt and
-    answer each by its share (``turn_budget``), so that a long prompt does not push the whole answer out.
-    """
-    text = "".join(part.text for part in parts)
-    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = tokens["input_ids"], tokens["offset_mapping"]
-    learned = _flags(parts, offsets)
-    labels = [token if flag else IGNORED for token, flag in zip(ids, learned, strict=True)]
-    if len(ids) <= cutoff_len:
-        return Encoded(ids, labels)
-    kept: list[int] = []
-    budget = cutoff_len
-    for start, middle, end in _turns(learned):
-        if budget <= 0:
-            break
-        prompt, answer = turn_budget(middle - start, end - middle, budget)
-        kept += [*range(start, start + prompt), *range(middle, middle + answer)]
-        budget -= prompt + answer
-    cut_labels = [labels[index] for index in kept]
-    lost = sum(learned) - sum(label != IGNORED for label in cut_labels)
-    return Encoded([ids[index] for index in kept], cut_labels, len(ids) - len(kept), lost)
-
-
-def turn_budget(prompt: int, answer: int, budget: int) -> tuple[int, int]:
-    """How many tokens of a turn's prompt and of its answer are kept within a budget of tokens.
-
-    The rule of LLaMA-Factory's ``infer_seqlen``, so that rows are cut as its users expect: a short answer is kept
-    whole, else a short prompt is, else both are cut in proportion.
-    """
-    if answer * 2 < budget:
-        most = budget
-    elif prompt * 2 < budget:
-        most = budget - prompt
-    else:
-        most = int(budget * (answer / (prompt + answer)))
-    kept_answer = min(most, answer)
-    return min(budget - kept_answer, prompt), kept_answer
-
-
-def _prefix(whole: str, prompt: str) -> str:
-    if not whole.startswith(prompt):
-        raise UserError("template_rewrites_history")
-    return prompt
-
-
-def _flags(parts: Sequence[Segment], offsets: Sequence[tuple[int, int]]) -> list[bool]:
-    """For each token whether the segment of its first character is learned."""
-    flags = []
-    index, end = 0, len(parts[0].text) if parts else 0
-    for start, _ in offsets:
-        while start >= end and index + 1 < len(parts):
+def _split(tokenizer: Any, plan: Plan, ids: Sequence[int], offsets: Sequence[tuple[int, int]]) -> list[TurnIds]:
+    """The tokens of each turn's prompt and answer."""
+    pieces = [text for turn in plan.turns for text in turn]
+    found: list[list[int]] = [[] for _ in pieces]
+    index, begin, end = 0, 0, len(pieces[0])
+    for token, (start, stop) in zip(ids, offsets, strict=True):
+        while start >= end and index + 1 < len(pieces):
             index += 1
-            end += len(parts[index].text)
-        flags.append(parts[index].learned)
-    return flags
+            begin, end = end, end + len(pieces[index])
+        if stop <= end:
+            found[index].append(token)
+            continue
+        following = next((at for at in range(index + 1, len(pieces)) if pieces[at]), index)
+        reaches = stop - end if following > index else 0
+        left, right = pieces[index][start - begin :], pieces[following][: max(0, reaches)]
+        if reaches > 0 and (halves := _halves(tokenizer, left, right)):
+            found[index] += halves[0]
+            found[following] += halves[1]
+        else:
+            found[index].append(token)
+    return [TurnIds(*found[at : at + 2]) for at in range(0, len(found), 2)]
 
 
-def _turns(learned: Sequence[bool]) -> list[tuple[int, int, int]]:
-    """Turns as (start of the prompt, start of the answer, end) in token positions."""
-    turns, at, size = [], 0, len(learned)
-    while at < size:
-        middle = at
-        while middle < size and not learned[middle]:
-            middle += 1
-        end = middle
-        while end < size and learned[end]:
-            end += 1
-        turns.append((at, middle, end))
-        at = end
-    return turns
+def _halves(tokenizer: Any, left: str, right: str) -> tuple[list[int], list[int]] | None:
+    """Tokens of two texts for the one token that reached from a prompt into its answer: who answers never has it.
+
+    None where this tokenizer puts something of its own before a text, so that the halves would not be the whole.
+    """
+    first, second = tokenizer([left, right], add_special_tokens=False)["input_ids"]
+    return (first, second) if tokenizer.decode(first + second) == left + right else None

@@ -12,11 +12,16 @@ from typing import Any
 
 import torch
 
+from engine.catalog.rendering import named_template
 from engine.errors import UserError
 from engine.options.jobs import ExportJob
 from engine.runs.record import Recorder
-from engine.work.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Merge, plan_merge, read_adapter
+from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
+from engine.work.expand import expand_config, expanded
+from engine.work.merge import Merge, plan_merge
+from engine.work.merge_reward import is_reward_adapter, write_reward_model
 from engine.work.model_card import model_card
+from engine.work.rope import stretch
 from engine.work.shards import GB, model_tensors, write_model
 from engine.work.unfinished import unfinished
 from engine.work.verify_merge import compare_logits, verify_tensors
@@ -45,14 +50,22 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
     from engine.work.download import local_model
 
     target = Path(job.export_dir).expanduser()
-    adapters = [adapter_folder(path) for path in job.adapter_name_or_path]
+    adapters = [adapter_folder(path) for path in job.adapters]
     base = local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir)
     refuse_target(target, [base, *adapters])
+    if adapters and is_reward_adapter(adapters[-1]):
+        with unfinished(target, is_folder=True) as folder:
+            facts = write_reward_model(folder, base, adapters, job, recorder)
+            copy_small_files(base, adapters, folder)
+            size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        return {"export_dir": str(target), "size_bytes": size_bytes, **facts}
     merge = plan_merge(
         model_tensors(base),
         [read_adapter(path) for path in adapters],
         tied_embeddings(base, job.trust_remote_code),
     )
+    if job.expand_layers:
+        merge = expanded(merge, layer_count(base, job.trust_remote_code), job.expand_layers)
     _warn_of_other_base(job, merge, recorder)
     contents = _contents(merge, job.export_dtype)
     dtype = _main_dtype(contents)
@@ -65,12 +78,10 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
             json.dumps(merged_config(base, merge, job, dtype), indent=2) + "\n", "utf-8"
         )
         copy_small_files(base, adapters, folder)
-        if job.template:
-            from engine.catalog.templates import find_template
-
-            (folder / "chat_template.jinja").write_text(find_template(job.template).chat_template, encoding="utf-8")
+        if template := named_template(job):
+            (folder / "chat_template.jinja").write_text(template.chat_template, encoding="utf-8")
         changed, unchanged = verify_tensors(merge, folder, recorder)
-        logits = compare_logits(merge, base, folder, dtype, device, job.trust_remote_code, recorder)
+        logits = compare_logits(merge, base, folder, dtype, device, job, recorder)
         verified = {
             "tensors_changed": changed,
             "tensors_unchanged": unchanged,
@@ -78,7 +89,8 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
             "logit_tolerance": logits and logits.tolerance,
         }
         facts = {"dtype": str(dtype).removeprefix("torch."), "verified": verified}
-        card = model_card(job.model_name_or_path, base, [adapter.config for adapter in merge.adapters], facts)
+        told = facts | {"expanded": job.expand_layers}
+        card = model_card(job.model_name_or_path, base, [adapter.config for adapter in merge.adapters], told)
         (folder / "README.md").write_text(card, encoding="utf-8")
         size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {"export_dir": str(target), "size_bytes": size_bytes, **facts}
@@ -135,8 +147,16 @@ def tied_embeddings(base: Path, trust_remote_code: bool) -> tuple[str, str] | No
     return "lm_head.weight", "model.embed_tokens.weight"
 
 
+def layer_count(base: Path, trust_remote_code: bool) -> int:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code).get_text_config().num_hidden_layers
+
+
 def merged_config(base: Path, merge: Merge, job: ExportJob, dtype: torch.dtype) -> dict[str, Any]:
     """The base model's config.json, with the dtype, the vocabulary's size and the tying of the merged model."""
+    from transformers import AutoConfig
+
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config", config)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
@@ -148,10 +168,24 @@ def merged_config(base: Path, merge: Merge, job: ExportJob, dtype: torch.dtype) 
     tied = tied_embeddings(base, job.trust_remote_code)
     if tied and not merge.is_tied:
         text["tie_word_embeddings"] = config["tie_word_embeddings"] = False
+    if job.expand_layers:
+        expand_config(text, job.expand_layers)
+    stretched = AutoConfig.from_pretrained(base, trust_remote_code=job.trust_remote_code)
+    if stretch(stretched, job):
+        _write_rope(text, stretched.get_text_config())
     for name in merge.sources:
         if name.endswith(("embed_tokens.weight", "wte.weight", "tok_embeddings.weight")) and merge.is_touched(name):
             text["vocab_size"] = merge.shape(name)[0]
     return config
+
+
+def _write_rope(text: dict[str, Any], stretched: Any) -> None:
+    """Spell a rotary embedding as the file does: transformers 5 writes ``rope_parameters``, older ones two names."""
+    text["max_position_embeddings"] = stretched.max_position_embeddings
+    rope = dict(stretched.rope_parameters)
+    if "rope_parameters" not in text:
+        text["rope_theta"] = rope.pop("rope_theta")
+    text["rope_parameters" if "rope_parameters" in text else "rope_scaling"] = rope
 
 
 def copy_small_files(base: Path, adapters: list[Path], folder: Path) -> None:

@@ -27,6 +27,7 @@ from engine.options.jobs import ChatJob
 from engine.runs.record import Recorder
 from engine.work.download import local_model
 from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
+from engine.work.rope import longest
 
 FEW_ROWS = 8
 """Below so many rows, a product with bfloat16 weights is limited by memory, and the CPU's own is the fastest."""
@@ -48,8 +49,8 @@ def load_for_answers(job: ChatJob, recorder: Recorder) -> TransformersModel:
     model = load_model(path, job, dtype, device.address)
     if device.is_cpu and not device.has_fast_bfloat16:
         widen(model)
-    if job.adapter_name_or_path:
-        model = apply_adapters(model, job.adapter_name_or_path)
+    if job.adapters:
+        model = apply_adapters(model, job.adapters)
     return TransformersModel(model, tokenizer, job)
 
 
@@ -74,8 +75,7 @@ class TransformersModel:
         self._end_ids = end_ids(model, tokenizer, job)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.device = str(model.device)
-        config = model.config.get_text_config()
-        self.context_length: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.context_length: int = longest(model.config.get_text_config()) or 2**31
 
     def encode(self, messages: list[dict[str, Any]], job: ChatJob) -> list[int]:
         """The prompt of a conversation in tokens. Raises: UserError, if it cannot be rendered."""

@@ -1,4 +1,4 @@
-"""Fetching a model from Hugging Face or ModelScope: a program of its own, which ``download.py`` starts and listens to.
+"""Fetching a model or dataset from Hugging Face or ModelScope: a program of its own, which ``download.py`` listens to.
 
 ``python -m engine.work.hubs '{"name": …, "hub": …, "revision": …, "cache_dir": …}'`` writes one JSON object a line:
 ``done`` and ``total`` bytes twice a second, and at the end ``path``, or ``error`` with its ``facts``.
@@ -26,18 +26,32 @@ from engine.errors import UserError
 
 HUBS = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
-PAGES = {"huggingface": "https://huggingface.co/{}", "modelscope": "https://modelscope.cn/models/{}"}
+PAGES = {
+    ("huggingface", "model"): "https://huggingface.co/{}",
+    ("huggingface", "dataset"): "https://huggingface.co/datasets/{}",
+    ("modelscope", "model"): "https://modelscope.cn/models/{}",
+    ("modelscope", "dataset"): "https://modelscope.cn/datasets/{}",
+}
 REPORT_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be fetched. ``cache_dir`` None: the hub's usual place."""
+    """What is to be fetched.
+
+    Args:
+        cache_dir: where the hub keeps it; None: its usual place.
+        kind: "model" or "dataset".
+        folder, subset: of a dataset, the part that is needed; None: all of it.
+    """
 
     name: str
     hub: str
     revision: str = "main"
     cache_dir: str | None = None
+    kind: str = "model"
+    folder: str | None = None
+    subset: str | None = None
 
 
 @dataclass
@@ -52,7 +66,7 @@ class Progress:
 
 
 def carry_out(order: Order, say: Callable[[dict[str, Any]], None]) -> None:
-    """Fetch a model, and say all the while how far it is, at the end where it is or why not."""
+    """Fetch it, and say all the while how far it is, at the end where it is or why not."""
     progress = Progress()
     download = from_modelscope if order.hub == "modelscope" else from_huggingface
     with ThreadPoolExecutor(1) as pool:
@@ -74,23 +88,23 @@ def from_huggingface(order: Order, progress: Progress) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
 
     cache = Path(order.cache_dir or constants.HF_HUB_CACHE).expanduser()
-    where = {"repo_id": order.name, "revision": order.revision, "cache_dir": cache}
+    where = {"repo_id": order.name, "repo_type": order.kind, "revision": order.revision, "cache_dir": cache}
+    found = {"cache_dir": cache, "repo_type": order.kind}
     try:
-        info = HfApi().model_info(order.name, revision=order.revision, files_metadata=True)
+        info = HfApi().repo_info(order.name, repo_type=order.kind, revision=order.revision, files_metadata=True)
     except Exception as error:
-        return _from_cache(
-            error, lambda: snapshot_download(**where, allow_patterns="config.json", local_files_only=True)
-        )
+        known = {"allow_patterns": "config.json"} if order.kind == "model" else {}
+        return _from_cache(error, order, lambda: snapshot_download(**where, **known, local_files_only=True))
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    wanted = _wanted(sizes, order)
-    here = sum(sizes[name] for name in wanted if try_to_load_from_cache(order.name, name, cache, revision=info.sha))
-    blobs = cache / f"models--{order.name.replace('/', '--')}" / "blobs"
+    wanted = _wanted(sizes, order, info.card_data)
+    here = sum(sizes[name] for name in wanted if try_to_load_from_cache(order.name, name, revision=info.sha, **found))
+    blobs = cache / f"{order.kind}s--{order.name.replace('/', '--')}" / "blobs"
     partly = _size(blobs, "*.incomplete")
     others = _size(blobs, "*") - partly - here  # of other revisions
     progress.total = sum(sizes[name] for name in wanted)
     progress.measure = lambda: _size(blobs, "*") - others
     _check_space(order, cache, progress.total - here - partly)
-    return _complete(snapshot_download(**where, allow_patterns=[_literally(name) for name in wanted]))
+    return _complete(snapshot_download(**where, allow_patterns=[_literally(name) for name in wanted]), order)
 
 
 def from_modelscope(order: Order, progress: Progress) -> Path:
@@ -109,17 +123,17 @@ def from_modelscope(order: Order, progress: Progress) -> Path:
             arrived.append(size)
 
     revision = "master" if order.revision == "main" else order.revision
-    where = {"model_id": order.name, "revision": revision, "cache_dir": order.cache_dir}
+    where = {"repo_id": order.name, "repo_type": order.kind, "revision": revision, "cache_dir": order.cache_dir}
     try:
-        files = HubApi().list_repo_files(order.name, "model", revision=revision)
+        files = HubApi().list_repo_files(order.name, order.kind, revision=revision)
     except Exception as error:
-        return _from_cache(error, lambda: snapshot_download(**where, local_files_only=True))
+        return _from_cache(error, order, lambda: snapshot_download(**where, local_files_only=True))
     sizes = {file.path: file.size or 0 for file in files if file.type != "tree"}
     wanted = _wanted(sizes, order)
     progress.total = sum(sizes[name] for name in wanted)
     progress.measure = lambda: sum(arrived)
     patterns = [_literally(name) for name in wanted]
-    return _complete(snapshot_download(**where, allow_patterns=patterns, progress_callbacks=[Arrived]))
+    return _complete(snapshot_download(**where, allow_patterns=patterns, progress_callbacks=[Arrived]), order)
 
 
 def needed_files(names: Iterable[str]) -> list[str]:
@@ -141,14 +155,45 @@ def _is_index_of(index: str, weights: list[str]) -> bool:
     return any(name.startswith(f"{stem}-") and name.endswith(f".{suffix}") for name in weights)
 
 
-def _wanted(sizes: dict[str, int], order: Order) -> list[str]:
+DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst", ".bz2", ".xz", ".zip")
+
+
+def data_files(names: Iterable[str], folder: str | None = None, patterns: Iterable[str] = ()) -> list[str]:
+    """The files of a repository that reading its dataset takes: rows, and the README that says which are which.
+
+    Args:
+        folder: only the rows below it.
+        patterns: only rows of files whose names fit one of these.
+    """
+    rows = [name for name in names if name.lower().endswith(DATA_SUFFIXES)]
+    rows = [name for name in rows if not folder or name.startswith(folder.strip("/") + "/")]
+    patterns = [pattern.removeprefix("./").replace("**/", "*") for pattern in patterns]
+    rows = [name for name in rows if not patterns or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    return [name for name in names if name == "README.md"] + rows
+
+
+def _patterns_of(card: Any, subset: str | None) -> list[str]:
+    """Which files hold a subset, by what its README says of it; none, when it says nothing."""
+    configs = (card.get("configs") if card and subset else None) or []
+    files = next((config.get("data_files") for config in configs if config.get("config_name") == subset), None) or []
+    files = [files] if isinstance(files, str | dict) else files
+    paths = [file["path"] if isinstance(file, dict) else file for file in files]
+    return [pattern for path in paths for pattern in ([path] if isinstance(path, str) else path)]
+
+
+def _wanted(sizes: dict[str, int], order: Order, card: Any = None) -> list[str]:
+    if order.kind == "dataset":
+        wanted = data_files(sizes, order.folder, _patterns_of(card, order.subset))
+        if not [name for name in wanted if name != "README.md"]:
+            raise UserError("download.no_rows", name=order.name, hub=HUBS[order.hub])
+        return wanted
     wanted = needed_files(sizes)
     if not any(name.endswith((".safetensors", ".bin")) for name in wanted):
         raise UserError("download.no_weights", name=order.name, hub=HUBS[order.hub])
     return wanted
 
 
-def _from_cache(error: Exception, find: Callable[[], str]) -> Path:
+def _from_cache(error: Exception, order: Order, find: Callable[[], str]) -> Path:
     """What was downloaded before, when the hub cannot be asked; where there is nothing, the error of the hub."""
     if key_of(error) != "download.no_network":
         raise error
@@ -156,13 +201,13 @@ def _from_cache(error: Exception, find: Callable[[], str]) -> Path:
         path = Path(find())
     except Exception as nothing:
         raise error from nothing
-    if missing_in_folder(path):
+    if order.kind == "model" and missing_in_folder(path):
         raise error
     return path
 
 
-def _complete(folder: str) -> Path:
-    missing = missing_in_folder(Path(folder))
+def _complete(folder: str, order: Order) -> Path:
+    missing = missing_in_folder(Path(folder)) if order.kind == "model" else None
     if missing:
         raise UserError("model_folder_incomplete", path=folder, missing=missing)
     return Path(folder)
@@ -192,14 +237,17 @@ def as_user_error(error: BaseException, order: Order) -> UserError:
     """What a hub's library raised, as a sentence for the user."""
     if any(isinstance(cause, OSError) and cause.errno == errno.ENOSPC for cause in _causes(error)):
         return UserError("disk_full", detail=error)
+    key = key_of(error)
+    if key == "download.not_found" and order.kind == "dataset":
+        key = "download.dataset_not_found"
     first_line = next(iter(str(error).strip().splitlines()), "")
     return UserError(
-        key_of(error),
+        key,
         name=order.name,
         hub=HUBS[order.hub],
         revision=order.revision,
         token=TOKENS[order.hub],
-        url=PAGES[order.hub].format(order.name),
+        url=PAGES[order.hub, order.kind].format(order.name),
         detail=f"{type(error).__name__}: {first_line}",
     )
 

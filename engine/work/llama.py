@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
-from transformers.utils.chat_template_utils import render_jinja_template
-
 from engine.catalog.devices import recommended_threads
-from engine.catalog.templates import find_template
+from engine.catalog.rendering import Renderer, named_template, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
-from engine.work.prompt import with_system
 
 SEEDS = 2**32
 
@@ -40,7 +36,8 @@ class LlamaModel:
             )  # fmt: skip
         except (ValueError, RuntimeError) as error:
             raise UserError("chat.gguf_unreadable", path=path, detail=error) from error
-        self._template = find_template(job.template).chat_template if job.template else self._own_template()
+        template = named_template(job)
+        self._template = template.chat_template if template else self._own_template()
         self.dtype = self._llama._model.desc().split()[
             -1
         ]  # "llama 135M F16"; no public name in llama-cpp-python 0.3.36
@@ -55,17 +52,13 @@ class LlamaModel:
         Raises:
             UserError: the file has no chat template, or it refuses these messages.
         """
-        if not self._template:
-            raise UserError("template_missing")
-        extra = {} if job.enable_thinking is None else {"enable_thinking": job.enable_thinking}
-        try:
-            rendered, _ = render_jinja_template(
-                conversations=[with_system(messages, job)], chat_template=self._template, add_generation_prompt=True,
-                **self._special_tokens(), **extra,
-            )  # fmt: skip
-        except (TemplateError, TypeError, KeyError) as error:
-            raise UserError("template_refused", detail=error) from error
-        return self._llama.tokenize(rendered[0].encode("utf-8"), add_bos=False, special=True)
+        text = Renderer(self._template, self._special_tokens()).render(
+            with_system(messages, job),
+            add_generation_prompt=True,
+            enable_thinking=job.enable_thinking,
+            preserve_thinking=job.preserve_thinking or None,
+        )
+        return self._llama.tokenize(text.encode("utf-8"), add_bos=False, special=True)
 
     def tokens(self, prompt: list[int], job: ChatJob) -> Iterator[int]:
         """Tokens of the answer, until the model ends its turn; without a limit of their number.

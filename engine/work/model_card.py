@@ -21,7 +21,8 @@ def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dic
     front = ["library_name: transformers", "pipeline_tag: text-generation"]
     front += [f"base_model: {name}"] if is_hub_id else []
     front += [f"license: {license_name}"] if (license_name := _license(base)) else []
-    made = "with these LoRA adapters merged into its weights, in this order" if adapters else "saved anew"
+    saved = f"with {facts['expanded']} further layers" if facts.get("expanded") else "saved anew"
+    made = "with these adapters merged into its weights, in this order" if adapters else saved
     lines = ["---", *front, "---", "", f"# {shown}, merged" if adapters else f"# {shown}", "", f"{shown}, {made}."]
     if adapters:
         lines += ["", *(f"{number}. {_described(config)}" for number, config in enumerate(adapters, start=1))]
@@ -40,10 +41,16 @@ def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dic
 
 
 def _described(config: dict[str, Any]) -> str:
+    if config.get("peft_type") == "OFT":
+        size = config.get("oft_block_size") or f"in / {config['r']}"
+        return f"OFT, blocks of side {size}; modules: {_modules(config)}"
     variants = [word for word, option in ((", rsLoRA", "use_rslora"), (", DoRA", "use_dora")) if config.get(option)]
+    return f"rank {config['r']}, alpha {config['lora_alpha']:g}{''.join(variants)}; modules: {_modules(config)}"
+
+
+def _modules(config: dict[str, Any]) -> str:
     modules = config.get("target_modules") or []
-    targets = modules if isinstance(modules, str) else ", ".join(sorted(modules))
-    return f"rank {config['r']}, alpha {config['lora_alpha']:g}{''.join(variants)}; modules: {targets}"
+    return modules if isinstance(modules, str) else ", ".join(sorted(modules))
 
 
 def _license(base: Path) -> str | None:

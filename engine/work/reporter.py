@@ -7,8 +7,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from engine.runs.progress import clock
+from engine.runs.progress import clock, is_measured
+from engine.runs.read import read_events
 from engine.runs.record import Recorder
+from engine.work.ranks import agree_to_stop
 
 STEP_INTERVAL_S = 2.0
 """Between two logged steps the place is told no more often than this, so that slow steps show progress too."""
@@ -29,24 +31,26 @@ class Reporter(TrainerCallback):
         self._told = 0.0
         self._first_step = 0
         self._first_tokens = 0
+        self._is_resumed = any("current_steps" in event for event in read_events(recorder.folder)[0])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.monotonic()
         self._first_step = state.global_step
         self._first_tokens = state.num_input_tokens_seen
-        if state.global_step:
-            self._recorder.event(resumed_at=state.global_step)
+        if self._is_resumed or state.global_step:
+            self._recorder.event(resumed_at=state.global_step)  # what came after that step is done anew
         self._tell(state)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if time.monotonic() - self._told > STEP_INTERVAL_S:
             self._tell(state)
-        if self._recorder.is_stop_requested and state.global_step < state.max_steps:
+        if agree_to_stop(self._recorder) and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         values = {ours: logs[theirs] for theirs, ours in _LOGGED.items() if logs and theirs in logs}
+        values |= {name: value for name, value in (logs or {}).items() if is_measured(name) and value is not None}
         self._tell(state, **values)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

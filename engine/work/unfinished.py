@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from engine.errors import UserError
+from engine.runs.checkpoints import write_through
 
 
 @contextmanager
@@ -37,8 +38,10 @@ def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
             if is_folder:
                 _empty(path)
             yield path
-            _write_through(path)
+            for each in [path] if path.is_file() else [*path.rglob("*"), path]:
+                write_through(each)
             path.replace(target)
+            write_through(target.parent)
         except BaseException as error:
             _remove(path)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -46,13 +49,6 @@ def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
             raise
     finally:
         os.close(lock)
-
-
-def _write_through(path: Path) -> None:
-    """Have everything on the disk before it is renamed: after a power cut a name must not stand for nothing."""
-    for each in [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]:
-        with each.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _empty(folder: Path) -> None:

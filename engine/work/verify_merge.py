@@ -19,8 +19,11 @@ import psutil
 import torch
 
 from engine.errors import UserError
+from engine.options.model import Model
 from engine.runs.record import Recorder
+from engine.work.load import fit_to_adapter
 from engine.work.merge import Merge
+from engine.work.rope import stretch
 from engine.work.shards import load, model_tensors, some
 
 PROMPTS = (
@@ -92,7 +95,7 @@ def verify_tensors(merge: Merge, folder: Path, recorder: Recorder) -> tuple[int,
 
 
 def compare_logits(
-    merge: Merge, base: Path, folder: Path, dtype: torch.dtype, device: str, trust_remote_code: bool, recorder: Recorder
+    merge: Merge, base: Path, folder: Path, dtype: torch.dtype, device: str, job: Model, recorder: Recorder
 ) -> Logits | None:
     """Compare the merged folder in plain transformers with base + adapters in plain peft, both in float32.
 
@@ -107,14 +110,13 @@ def compare_logits(
     if size_bytes >= COMPARED_BELOW_BYTES or 1.5 * size_bytes > free_bytes:
         recorder.warn("merge.logits_not_compared", size=f"{size_bytes / 1e9:.1f} GB")
         return None
-    prompts = sample_prompts(folder, trust_remote_code)
+    prompts = sample_prompts(folder, job.trust_remote_code)
     recorder.phase("verifying")
-    vocab_size = _vocab_size(folder, trust_remote_code)
     with _quiet():
-        expected = _logits(_base_with_adapters(merge, base, vocab_size, device, trust_remote_code), prompts, device)
+        expected = _logits(_base_with_adapters(merge, base, device, job), prompts, device)
         _give_back_memory()
         recorder.check_stop()
-        found = _logits(_model(folder, device, trust_remote_code), prompts, device)
+        found = _logits(_model(folder, device, job.trust_remote_code), prompts, device)
     _give_back_memory()
     difference = max(float((one - other).abs().max()) for one, other in zip(expected, found, strict=True))
     allowed = tolerance(dtype, max(float(logits.abs().max()) for logits in expected))
@@ -138,26 +140,29 @@ def sample_prompts(folder: Path, trust_remote_code: bool) -> list[torch.Tensor]:
     return [torch.linspace(start, vocab_size - 1, 12).long()[None] for start in range(len(PROMPTS))]
 
 
-def _base_with_adapters(merge: Merge, base: Path, vocab_size: int, device: str, trust_remote_code: bool) -> Any:
+def _base_with_adapters(merge: Merge, base: Path, device: str, job: Model) -> Any:
     """Base + adapters by plain peft: all but the last merged in memory, the last beside the weights."""
     from peft import PeftModel
+    from transformers import AutoConfig
 
-    model = _model(base, device, trust_remote_code)
-    if vocab_size != model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    config = AutoConfig.from_pretrained(base, trust_remote_code=job.trust_remote_code)
+    stretch(config, job)
+    model = _model(base, device, job.trust_remote_code, config=config)
     for number, adapter in enumerate(merge.adapters, start=1):
         if number < len(merge.adapters) and not merge.is_tied:
             _untie(model)  # peft would fold an update of one of the two tied weights into both
+        fit_to_adapter(model, adapter.folder)
         model = PeftModel.from_pretrained(model, adapter.folder)
         if number < len(merge.adapters):
             model = model.merge_and_unload()
     return model.eval()
 
 
-def _model(folder: Path, device: str, trust_remote_code: bool) -> Any:
+def _model(folder: Path, device: str, trust_remote_code: bool, **given: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    given |= {"dtype": torch.float32, "trust_remote_code": trust_remote_code}
+    model = AutoModelForCausalLM.from_pretrained(folder, **given)
     return model.to(device).eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from engine.words import LANGUAGES, LOCALES
 
@@ -21,7 +21,8 @@ def fill(page: Page, elem_id: str, text: str) -> None:
 
 
 def choose(page: Page, elem_id: str, text: str) -> None:
-    """Pick a choice of a drop-down by what it shows."""
+    """Pick a choice of a drop-down by what it shows, once no other one is open any more."""
+    expect(page.get_by_role("option")).to_have_count(0)
     page.locator(f"#{elem_id} input").click()
     page.get_by_role("option", name=text, exact=True).click()
 

@@ -306,7 +306,7 @@ def test_faulty_adapter_is_refused(plant: Callable, key: str, tmp_path: Path, ru
 
 def test_wrong_scaling_is_noticed(tmp_path: Path, run_export, monkeypatch) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
-    monkeypatch.setattr("engine.work.merge._scaling", lambda config, module: 1.99)
+    monkeypatch.setattr("engine.work.adapter_files._scaling", lambda config, module: 1.99)
     with pytest.raises(UserError) as caught:
         run_export("adapter")
     assert caught.value.key == "merge.verify_failed"

@@ -21,6 +21,7 @@ NOT_TYPED = {
     "hub_token": "a secret: it comes from the environment (HF_TOKEN) and never enters a run's folder",
     "parallelism_config": "a Python object, which no command line can write",
     "local_rank": "set by the launcher of several processes, in the environment",
+    "do_predict": "refused: answers to a whole dataset are not written and scored yet",
 }
 
 NOT_OFFERED = {
@@ -41,14 +42,14 @@ VALID = {
     "hub_strategy": "end",
     "dataloader_pin_memory": "False",  # transformers switches it off itself where there is no GPU
     "dataloader_multiprocessing_context": "spawn",
-    "train_sampling_strategy": "group_by_length",
+    "train_sampling_strategy": "sequential",
     "torch_compile_backend": "eager",
     "torch_compile_mode": "default",
     "accelerator_config": '{"split_batches": true}',
     "liger_kernel_config": '{"rope": true}',
     "gradient_checkpointing_kwargs": '{"use_reentrant": false}',
     "activation_checkpointing_kwargs": '{"use_reentrant": false}',
-    "lr_scheduler_kwargs": '{"num_cycles": 2, "min_lr": "1e-6"}',
+    "lr_scheduler_kwargs": '{"num_cycles": 2, "min_lr": 1e-6}',
     "optim_target_modules": '["q_proj"]',
     "include_for_metrics": '["inputs"]',
     "label_names": '["labels"]',
@@ -65,6 +66,7 @@ NEEDS = {
     "load_best_model_at_end": {"eval_strategy": "steps"},
     "eval_on_start": {"eval_strategy": "steps"},
 }
+EVALUATES = ("load_best_model_at_end",)
 NEEDS_MORE_THAN_THIS_MACHINE = {
     "tf32": "an NVIDIA GPU of the Ampere generation or later",
     "deepspeed": "the deepspeed package",
@@ -115,7 +117,9 @@ def test_every_choice_of_the_original_is_offered(name):
 @pytest.mark.parametrize("name", sorted(set(further_training_arguments()) - set(NEEDS_MORE_THAN_THIS_MACHINE)))
 def test_a_further_field_is_accepted_and_arrives(name, tmp_path):
     typed = VALID.get(name, EXAMPLES[further_training_arguments()[name]])
-    job = parse(TrainJob, ["dataset=identity", f"--{name}", typed]).job
+    more = ["eval_strategy=steps", "val_size=3"] if name in EVALUATES else []
+    more += ["do_train=true"] if name == "do_eval" else []  # alone it means that nothing is trained
+    job = parse(TrainJob, ["dataset=identity", *more, f"--{name}", typed]).job
     assert parse(TrainJob, words_of(preview(job))).job == job
     value = job.training_arguments[name]
     with_needs = {"output_dir": str(tmp_path), "use_cpu": True, **NEEDS.get(name, {}), name: value}

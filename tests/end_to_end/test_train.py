@@ -179,3 +179,29 @@ def test_the_command_of_this_field_runs_as_it_stands(workplace, bundled_model):
     done = lathe(*command.split(), max_steps=2, logging_steps=1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert Path("saves/SmolLM2-135M-Instruct/lora/train_demo/adapter_model.safetensors").is_file()
+
+
+def test_encoded_rows_lie_in_the_run_only_while_it_needs_them(options, workplace):
+    done = lathe("train", **{**options, "max_steps": 1})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (workplace / options["output_dir"] / ".rows").exists()
+
+
+def test_a_streamed_run_goes_on_with_the_rows_that_an_uninterrupted_one_sees(options, workplace):
+    """The data is read three times, with a reader of its own; the second run goes on in the middle of the third."""
+    options |= {"streaming": True, "max_steps": 18, "save_steps": 14, "buffer_size": 8, "dataloader_num_workers": 4}
+    options |= {"val_size": 2, "eval_strategy": "steps", "eval_steps": 9}
+    whole = lathe("train", **options)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    folder = workplace / options["output_dir"]
+    expected = losses(folder)
+    assert list(expected) == list(range(1, 19))
+    events = log_of(folder)
+    assert [event["facts"]["asked"] for event in events if event.get("warning") == "streaming_one_reader"] == [4]
+    assert len([event for event in events if "eval_loss" in event]) >= 2
+    rows = json.loads((folder / "state.json").read_text())["result"]["rows"]
+    assert rows["rows"] >= 18 * 4 and rows["rows_with_nothing_to_learn"] == 0
+    options |= {"output_dir": "saves/t/lora/resumed", "resume_from_checkpoint": folder / "checkpoint-14"}
+    resumed = lathe("train", **options)
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert losses(options["output_dir"]) == {step: loss for step, loss in expected.items() if step > 14}

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.catalog.conversations import to_example
+from engine.catalog.datasets import find_entry
+
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "data"
 KEYS = ["predicate", "subject_type", "object_type", "subject", "object"]
@@ -174,6 +177,20 @@ def test_identity():
         assert "{{name}}" in row["output"] or "{{author}}" in row["output"], row
         assert not re.sub(r"\{\{(name|author)\}\}", "", row["output"]).count("{")
         assert "{{" not in row["instruction"]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("preference_demo", "preference"), ("kto_demo", "kto")])
+def test_demonstrations_of_other_stages(name, kind):
+    """Rows that can be learned from, each asked once; good and bad answers are as many, and differ."""
+    entry = find_entry(DATA, name)
+    rows = read_rows(f"{name}.json")
+    assert entry.kind == kind and 30 <= len(rows) <= 40
+    assert len({row["instruction"] for row in rows}) == len(rows)
+    examples = [to_example(row, entry, number) for number, row in enumerate(rows, 1)]
+    if kind == "preference":
+        assert all(example.chosen != example.rejected for example in examples)
+    else:
+        assert 2 * sum(example.is_desirable for example in examples) == len(rows)
 
 
 def test_dataset_info_names_these_files():

@@ -18,6 +18,7 @@ from engine.runs.record import StopRequested
 from engine.work import bundled, download, hubs
 from engine.work.download import local_model
 from engine.work.hubs import Order, as_user_error, needed_files
+from tests.unit.hub_server import served_as_hubs
 
 REPOSITORY = {
     "config.json": b'{"model_type": "llama"}',
@@ -131,24 +132,10 @@ class Hub(NamedTuple):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    for name, value in {
-        "HF_ENDPOINT": address,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "MODELSCOPE_ENDPOINT": address,
-        "MODELSCOPE_CACHE": str(tmp_path / "home"),
-        "HOME": str(tmp_path / "home"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
     FakeHub.fetched = []
-    yield Hub(tmp_path / "cache", FakeHub.fetched)
-    server.shutdown()
-    server.server_close()
+    with served_as_hubs(FakeHub, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        yield Hub(tmp_path / "cache", FakeHub.fetched)
 
 
 @pytest.mark.parametrize("name", ["huggingface", "modelscope"])

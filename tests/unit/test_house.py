@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from engine.catalog.packages import MODULES
 from engine.words import all_words
 from tests.unit.house import PROJECT, code_files, first_arguments, imported_by, module_name, project_files, tree_of
 
@@ -204,7 +205,7 @@ def test_what_is_imported_is_required():
     required = {re.match(r"[\w-]+", line)[0].lower() for line in lines}
     package = {"yaml": "pyyaml", "pydantic_core": "pydantic", "typing_extensions": "pydantic", "starlette": "gradio",
                "fastapi": "gradio", "uvicorn": "gradio", "tokenizers": "transformers", "PIL": "matplotlib"}  # fmt: skip
-    optional = {"llama_cpp"}
+    optional = {"llama_cpp", "swanlab", *MODULES.values()}  # named where they are missing, with how to get them
     ours = {"engine", "webui", "terminal", "app", "environment"}
     imported = {name.split(".")[0] for path in code_files() for name in imported_by(path)}
     outside = imported - STANDARD - optional - ours

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from engine.errors import UserError
-from engine.work.merge import merged_weight, merged_weight_dora
+from engine.work.folding import merged_weight, merged_weight_dora
 from engine.work.shards import in_shards, load, shard_names, stored_tensors, write_model
 
 

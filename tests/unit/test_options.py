@@ -18,8 +18,12 @@ from engine.options.jobs import JOBS, ChatJob, ServeJob, TrainJob
 from engine.options.option import about
 from engine.options.rules import problems_of, without_effect
 from engine.options.training import further_training_arguments
+from engine.options.yaml_text import write_yaml
 
-VALID = {"train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {}, "webui": {}}
+VALID = {
+    "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {},
+    "data": {"dataset": ("identity",)}, "webui": {}, "preflight": {"dataset": ("identity",)},
+}  # fmt: skip
 """The least that each job wants said."""
 
 FIELDS = [(kind, name) for kind, job in JOBS.items() for name in job.model_fields if name != "training_arguments"]
@@ -165,13 +169,18 @@ def test_every_option_says_where_it_stands(kind, name):
         assert all(value in (choices_of(switch) or (True, False)) for value in allowed)
 
 
+SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+
+
 def test_a_name_means_one_thing_in_the_whole_program():
-    """Two jobs that know a name share its declaration; no further argument is declared a second time."""
+    """Two jobs that know a name share its declaration; no further argument is declared a second time.
+
+    But for how answers are drawn: those that training writes come from the model as it is."""
     declared: dict[str, object] = {}
     for job in JOBS.values():
         for group in job.groups():
             for name in group.model_fields:
-                assert declared.setdefault(name, group) is group, name
+                assert declared.setdefault(name, group) is group or name in SAMPLING, name
     assert set(declared) & set(further_training_arguments()) == set()
 
 
@@ -206,7 +215,7 @@ def test_a_name_means_one_thing_in_the_whole_program():
         ("--dataset 'a, b'", "dataset", ("a", "b")),
         ("--dataset a b --bf16", "dataset", ("a", "b")),
         ("""--dataset '["a","b, c"]'""", "dataset", ("a", "b, c")),
-        ("--optim none", "optim", "none"),
+        ("--master_addr none", "master_addr", "none"),
         ("--default_system '[1, 2]'", "default_system", "[1, 2]"),
         ("--default_system={}", "default_system", "{}"),
         ("--default_system=--bf16", "default_system", "--bf16"),
@@ -285,7 +294,7 @@ def test_every_problem_is_told_at_once():
         dataloader_num_workers="2.5",
         load_best_model_at_end="perhaps",
         no_such_option=1,
-        use_badam=True,
+        use_unsloth=True,
     )
     assert {name: problem.key for name, problem in found.items()} == {
         "learning_rate": "not_a_number",
@@ -298,7 +307,7 @@ def test_every_problem_is_told_at_once():
         "dataloader_num_workers": "not_an_integer",
         "load_best_model_at_end": "not_a_boolean",
         "no_such_option": "unknown_option",
-        "use_badam": "not_built_yet",
+        "use_unsloth": "reference.own_kernels",
         "dataset": "dataset_missing",
     }
 
@@ -307,7 +316,7 @@ def test_every_refusal_can_be_read():
     found = refusal(TrainJob, learning_rate="fast", lora_rank=0, bf16="perhaps", finetuning_type="lorra", lora_rnak=1)
     assert "fast" in found["learning_rate"].text()
     assert "≥ 1" in found["lora_rank"].text() and "≤ 1024" in found["lora_rank"].text()
-    assert "lora, full, freeze" in found["finetuning_type"].text()
+    assert "lora, oft, full, freeze" in found["finetuning_type"].text()
     assert "lora_rank" in found["lora_rnak"].text()
 
 
@@ -379,6 +388,10 @@ def test_greedy_sampling_makes_temperature_idle():
     assert [problem.option for problem in without_effect(ChatJob(do_sample=False, temperature=0.5))] == ["temperature"]
 
 
+SHARES = {"dataset": "a,b", "mix_strategy": "interleave_over"}
+STREAMED = {"streaming": True, "max_steps": 5}
+
+
 @pytest.mark.parametrize(
     ("values", "option", "key"),
     [
@@ -392,12 +405,45 @@ def test_greedy_sampling_makes_temperature_idle():
         ({"val_size": 0.1, "eval_dataset": "a"}, "val_size", "val_size_and_eval_dataset"),
         ({"eval_strategy": "steps"}, "eval_strategy", "eval_without_rows"),
         ({"do_train": False}, "do_train", "do_train_false"),
+        ({"interleave_probs": "0.5,0.5", "dataset": "a,b"}, "interleave_probs", "interleave_probs_concat"),
+        (SHARES | {"interleave_probs": "1"}, "interleave_probs", "interleave_probs_count"),
+        (SHARES | {"interleave_probs": "0.5,0.6"}, "interleave_probs", "interleave_probs_sum"),
+        (SHARES | {"interleave_probs": "1.5,-0.5"}, "interleave_probs", "interleave_probs_sum"),
+        (SHARES | {"interleave_probs": "half,half"}, "interleave_probs", "interleave_probs_sum"),
+        (SHARES | {"interleave_probs": "nan,0.5"}, "interleave_probs", "interleave_probs_sum"),
+        (SHARES | {"interleave_probs": "1,0"}, "interleave_probs", "interleave_probs_zero"),
+        ({"streaming": True}, "max_steps", "streaming_max_steps"),
+        (STREAMED | {"val_size": 0.1}, "val_size", "streaming_val_size"),
+        (STREAMED | {"max_samples": 5}, "max_samples", "streaming_max_samples"),
     ],
 )
 def test_options_that_contradict_each_other(values, option, key):
     found = refusal(TrainJob, **{"dataset": "identity", **values})
     assert {name: problem.key for name, problem in found.items()} == {option: key}
     assert found[option].text()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        SHARES | {"interleave_probs": "0.3333333,0.6666667"}, STREAMED | {"val_size": 4}, STREAMED | SHARES,
+        SHARES | {"mix_strategy": "interleave_under", "interleave_probs": "1,0"},
+    ],
+)  # fmt: skip
+def test_mixing_and_streaming_that_fit_together(values):
+    assert problems_of(TrainJob.from_values({"dataset": "a", **values})) == []
+
+
+@pytest.mark.parametrize("said", ["0.7, 0.3", [0.7, 0.3], ["0.7", "0.3"]])
+def test_shares_are_understood_as_text_and_as_numbers(said):
+    job = TrainJob.from_values({"dataset": "a,b", "mix_strategy": "interleave_over", "interleave_probs": said})
+    assert job.interleave_probs == ("0.7", "0.3")
+    assert_survives(job)
+
+
+def test_streamed_rows_are_kept_nowhere():
+    found = problems_of(TrainJob.from_values({"dataset": "a", **STREAMED, "tokenized_path": "kept"}))
+    assert [(problem.option, problem.key) for problem in found] == [("tokenized_path", "no_effect")]
 
 
 def test_the_page_has_a_door_of_its_own():
@@ -423,3 +469,19 @@ def test_a_wrong_value_does_not_hide_what_the_rules_say():
     with pytest.raises(Refused) as refused:
         job_from(TrainJob, {"learning_rate": "fast", "bf16": True, "fp16": True})
     assert {problem.key for problem in refused.value.problems} == {"not_a_number", "dataset_missing", "two_precisions"}
+
+
+@pytest.mark.parametrize("value", ["1e-4", "-1E+5", ".5e3", 1e-4, 1e300, "no", True, None, ["1e-4", {"x": "1e-4"}]])
+def test_what_lies_inside_a_mapping_is_neither_more_nor_less_a_number(value, tmp_path):
+    job = TrainJob(dataset=("identity",), lr_scheduler_kwargs={"x": value}, default_system="1e-4")
+    assert job.training_arguments == {"lr_scheduler_kwargs": {"x": value}}
+    assert_survives(job)
+    path = tmp_path / "job.yaml"
+    path.write_text(write_yaml(job.values()), encoding="utf-8")
+    assert parse(TrainJob, [str(path)]).job == job
+
+
+@pytest.mark.parametrize("said", ["1", "1.0", "1e0", 1, 1.0])
+def test_a_neutral_number_is_one_however_it_is_written(said):
+    parsed = job_from(TrainJob, {"dataset": "identity", "num_beams": said})
+    assert [problem.key for problem in parsed.warnings] == ["reference_option_ignored"]

@@ -24,6 +24,8 @@ NAMES = {
     "Adam", "AdamW", "API", "CPU", "DoRA", "EOS", "Face", "FlashAttention", "GB", "GGUF", "GPU", "Hugging", "ID",
     "JSON", "kB", "Lathe", "LoRA", "MB", "ModelScope", "NEFTune", "Ollama", "SDPA", "URL", "YAML", "bf16", "bfloat16",
     "f16", "float16", "float32", "fp16", "fp32", "h", "k", "min", "p", "s", "top", "Top-k", "Top-p",
+    "Adam-mini", "APOLLO", "BAdam", "BNPO", "DAPO", "DPO", "Dr", "FP4", "GaLore", "GRPO", "Hinge", "IPO", "Llama",
+    "LLaMA", "Muon", "NF4", "OFT", "ORPO", "PiSSA", "Pro", "Sigmoid", "SimPO", "SwanLab", "YaRN",
 }  # fmt: skip
 """What a translation may leave as it is: a text of these words alone, and of signs and figures."""
 
@@ -116,18 +118,25 @@ def test_every_command_and_group_has_words():
     assert [key for key in needed if key not in all_words("en")] == []
 
 
+NAMED_WHOLE = ("errors.", "phases.", "errors.reference.", "errors.command_missing.")
+"""Below these the rest of a key stands somewhere as it is."""
+
+
 def test_no_key_is_left_over():
     """Every text is looked up somewhere: its key, or the last part of it, stands in the code as a literal."""
     code = "\n".join((PROJECT / path).read_text(encoding="utf-8") for path in code_files())
     literals = set(re.findall(r"""["']([\w.\-]+)["']""", code))
     prefixes = tuple(re.findall(r"""f["']([\w.]+\.)\{""", code))
+    below_errors = tuple(f"errors.{each}" for each in re.findall(r"""(?:Problem|UserError)\(f["']([\w.]+\.)\{""", code))
+    reasons = yaml.safe_load((PROJECT / "engine" / "options" / "reference_options.yaml").read_text("utf-8"))
+    literals |= {reason.partition(".")[0] for reason in reasons}
     unused = []
     for key in all_words("en"):
         if key in literals or key.startswith(("options.", "groups.", "cli.commands.")):
             continue
-        prefix = next((each for each in prefixes if key.startswith(each)), None)
+        prefix = next((each for each in (*below_errors, *prefixes) if key.startswith(each)), None)
         rest = key.removeprefix(prefix) if prefix else None
-        if rest is None or (prefix in ("errors.", "phases.") and rest not in literals):
+        if rest is None or (prefix in NAMED_WHOLE and rest not in literals):
             unused.append(key)
     assert unused == []
 
