@@ -17,7 +17,7 @@ from engine.work.lora import new_adapter
 from engine.work.vocabulary import fit_vocabulary
 
 
-@without_bitsandbytes
+@without_bitsandbytes()
 def make_trainable(
     model: Any, job: TrainJob, dtype: str = "float32", tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Any:

@@ -1,17 +1,15 @@
 """How a worker loads its libraries: soon, and without what its job does not use. It knows nothing of the job itself.
 
-What is written here about other libraries saves time alone: without it the results are the same.
+What is done to other libraries here saves time alone: where they have changed, it is left undone.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any
 
 
 @contextmanager
@@ -26,54 +24,39 @@ def lean_imports() -> Iterator[None]:
         return
     gc.disable()
     try:
-        with _hidden("bitsandbytes"), _models_listed_once():
+        with without_bitsandbytes(), _models_listed_once():
             yield
     finally:
         gc.freeze()
         gc.enable()
 
 
-def without_bitsandbytes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates what puts adapters beside a model, its first argument: bitsandbytes is loaded for quantized ones only.
-
-    peft 0.21 loads it for every model, to ask each layer whether it is one of its own; that takes nearly a second, and
-    torch's compiler comes with it. Can go when peft looks at the model first.
-    """
-
-    @wraps(function)
-    def run(model: Any, *given: Any, **named: Any) -> Any:
-        from engine.work.quantization import is_quantized  # loads torch
-
-        if is_quantized(model):
-            return function(model, *given, **named)
-        with _hidden("bitsandbytes"):
-            return function(model, *given, **named)
-
-    return run
-
-
 @contextmanager
-def _hidden(name: str) -> Iterator[None]:
-    """Let a package that is not loaded yet look as if it were not installed.
+def without_bitsandbytes() -> Iterator[None]:
+    """Let bitsandbytes look as if it were not installed, unless it is loaded already. Also a decorator.
+
+    peft 0.21 loads it when it is loaded itself, and again whenever it puts adapters beside a model, to ask of each
+    layer whether it is one of its kind; that takes nearly a second, and torch's compiler comes with it. Where a model
+    has such layers, it is loaded by then. Can go when peft looks at the model first.
 
     What peft has found out is forgotten before and after; transformers asks only when a model is to be quantized.
     """
-    if name in sys.modules:
+    if "bitsandbytes" in sys.modules:
         yield
         return
-    sys.modules[name] = None  # then ``import`` raises ModuleNotFoundError, and ``find_spec`` finds nothing
+    sys.modules["bitsandbytes"] = None  # then ``import`` raises ModuleNotFoundError, and ``find_spec`` finds nothing
     _ask_anew()
     try:
         yield
     finally:
-        del sys.modules[name]
+        del sys.modules["bitsandbytes"]
         _ask_anew()
 
 
 def _ask_anew() -> None:
-    if peft := sys.modules.get("peft.import_utils"):
-        peft.is_bnb_available.cache_clear()
-        peft.is_bnb_4bit_available.cache_clear()
+    peft = sys.modules.get("peft.import_utils")
+    for name in ("is_bnb_available", "is_bnb_4bit_available"):
+        getattr(getattr(peft, name, None), "cache_clear", bool)()
 
 
 @contextmanager
@@ -87,7 +70,10 @@ def _models_listed_once() -> Iterator[None]:
     from transformers.utils import import_utils
 
     folder = Path(transformers.__file__).parent / "models"
-    read = import_utils.create_import_structure_from_path
+    read = getattr(import_utils, "create_import_structure_from_path", None)
+    if read is None:
+        yield
+        return
     found = read(folder)  # the last that it has read, so it is remembered
     import_utils.create_import_structure_from_path = lambda path: found if Path(path).parent == folder else read(path)
     try:

@@ -107,7 +107,7 @@ def load_model(
         return kind.from_pretrained(path, **chosen, **quantized, **settings).eval()
 
 
-@without_bitsandbytes
+@without_bitsandbytes()
 def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...]) -> torch.nn.Module:
     """A model that answers with all adapters together, in this order; the base model's object is used up.
 
