@@ -1,13 +1,13 @@
 """A decoder's norms and gated activations as single operations of autograd, with the fewest passes over memory.
 
 transformers writes them as chains of elementwise operations, each of which reads and writes a whole tensor and keeps
-it for the backward pass. On a CPU that takes as long as a good part of the matrix products. A module is replaced only
-if it gives, and passes back, the same numbers on a sample.
+it for the backward pass. On a CPU that takes as long as a good part of the matrix products. Modules are replaced only
+if one of their kind gives, and passes back, the same numbers on a sample.
 """
 
 from __future__ import annotations
 
-from types import MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -21,9 +21,15 @@ ROWS = 128
 def fuse(model: torch.nn.Module) -> int:
     """Replace what can be replaced without changing a result. Returns how many modules that were."""
     fused = 0
+    is_same: dict[Any, bool] = {}
     for module in model.modules():
         forward = _norm if _looks_like_norm(module) else _gated if _looks_like_gated(module) else None
-        if forward is not None and _gives_the_same(module, forward):
+        if forward is None:
+            continue
+        kind = _kind(module)
+        if kind not in is_same:
+            is_same[kind] = _gives_the_same(module, forward)
+        if is_same[kind]:
             module.forward = MethodType(forward, module)
             fused += 1
     return fused
@@ -36,6 +42,21 @@ def _looks_like_norm(module: torch.nn.Module) -> bool:
 def _looks_like_gated(module: torch.nn.Module) -> bool:
     parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
     return all(hasattr(module, part) for part in parts) and set(dict(module.named_children())) == set(parts)
+
+
+def _kind(module: torch.nn.Module) -> Any:
+    """What modules that compute in the same way have in common: classes, settings, and the form of their weights."""
+    parts = tuple(
+        (name, type(part), tuple((key, value) for key, value in vars(part).items() if isinstance(value, _SETTING)))
+        for name, part in module.named_modules()
+    )
+    forms = (
+        (name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in module.named_parameters()
+    )
+    return parts, tuple(forms)
+
+
+_SETTING = (bool, int, float, str, FunctionType, BuiltinFunctionType)
 
 
 def _weights(module: torch.nn.Module) -> list[torch.nn.Parameter]:
