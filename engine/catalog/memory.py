@@ -26,6 +26,9 @@ LOADING_PROCESS_BYTES = {"cpu": 550e6, "cuda": 500e6}
 HIDDEN_KEPT = {"lora": 7, "oft": 9, "full": 9, "freeze": 9}
 """Tensors as wide as the residual stream that a layer keeps for the backward pass, for each token. A norm that is
 trained keeps its own result as well. Exact for Llama; tests/conformance/test_memory.py counts them."""
+HIDDEN_KEPT_BESIDE_HALF = {"lora": 7, "oft": 21, "full": 16, "freeze": 16}
+"""The same, in numbers of two bytes, where matrix products are in half precision and what is trained is not: the
+residual stream of trained weights is in float32, and each product has an input of its own."""
 KEY_VALUE_KEPT = 2
 INTERMEDIATE_KEPT = {"cpu": 3, "cuda": 4}
 """Gate, up, and their product; on a GPU the activated gate too (``engine.work.fused`` computes it again)."""
@@ -312,6 +315,8 @@ def _estimate(
     if at_once > 1:
         gradients += at_once * min(numbers, TRAINED_IN_PARTS * shape.parameters) * BYTES[chosen.trained]
     activations = activation_bytes(job, shape, chosen, batch, is_checkpointed)
+    if _casts(chosen):
+        activations += numbers * BYTES[chosen.autocast]  # what is trained, as the matrix products take it
     if any(each.layer is None and len(each.shape) == 2 for each in trained) and shape.has_plain_head:
         activations += shape.vocabulary * shape.hidden * 4  # the output layer's gradient, kept until it is added
     logits = batch.learned * shape.vocabulary * 4 * WHOLE_LOGIT_COPIES
@@ -335,6 +340,11 @@ def _estimate(
     return Estimate(parts, moment, batch, device, chosen, free, processes, is_checkpointed, shape)
 
 
+def _casts(chosen: Precision) -> bool:
+    """Whether trained weights have another format than the matrix products."""
+    return BYTES[chosen.autocast] < BYTES[chosen.trained]
+
+
 def _models(job: TrainJob) -> int:
     """How many models are held: a second one where the first is compared with itself as it began."""
     return 2 if job.needs_reference and (job.ref_model or job.finetuning_type not in ("lora", "oft")) else 1
@@ -344,11 +354,11 @@ def activation_bytes(
     job: TrainJob, shape: ModelShape, chosen: Precision, batch: MicroBatch, is_checkpointed: bool
 ) -> float:
     """What the forward pass keeps for the backward pass, in all layers from the first that is trained on."""
-    size = BYTES[chosen.autocast]
+    size = min(BYTES[chosen.autocast], BYTES[chosen.weights])
     layers = shape.layers - min(trained_layers(job, shape), default=0)
-    kept = HIDDEN_KEPT[job.finetuning_type] * shape.hidden
+    kept = (HIDDEN_KEPT_BESIDE_HALF if _casts(chosen) else HIDDEN_KEPT)[job.finetuning_type] * shape.hidden
     kept += INTERMEDIATE_KEPT["cpu" if chosen.is_cpu else "cuda"] * shape.intermediate
-    kept += KEY_VALUE_KEPT * shape.key_value_width + NUMBERS_KEPT + shape.heads
+    kept += KEY_VALUE_KEPT * shape.key_value_width + (NUMBERS_KEPT + shape.heads) * BYTES["float32"] / size
     if job.finetuning_type == "lora":
         kept += job.lora_rank * len(shape.linear(job.lora_target)) / shape.layers
     working = HIDDEN_WORKING * shape.hidden + INTERMEDIATE_WORKING * shape.intermediate

@@ -69,7 +69,7 @@ def _epsilon(module: torch.nn.Module) -> float | None:
 
 def _norm(module: torch.nn.Module, x: Tensor) -> Tensor:
     (weight,) = _weights(module)
-    if weight.requires_grad or x.dtype != torch.float32 or weight.dtype != torch.float32:
+    if weight.requires_grad or x.dtype != weight.dtype:
         return type(module).forward(module, x)
     return _RmsNorm.apply(x, weight, _epsilon(module))
 
@@ -99,31 +99,35 @@ def _gives_the_same(module: torch.nn.Module, forward: Any) -> bool:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """x / √(mean(x²) + ε) · w over the last dimension; w is frozen."""
+    """x / √(mean(x²) + ε) · w over the last dimension; w is frozen. In float32, whatever the format of x and w."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out = torch.empty_like(flat)
-        scale = flat.new_empty(len(flat), 1)
+        scale = flat.new_empty(len(flat), 1, dtype=torch.float32)
         for rows, result, factor in zip(flat.split(ROWS), out.split(ROWS), scale.split(ROWS), strict=True):
-            torch.linalg.vector_norm(rows, dim=-1, keepdim=True, out=factor)
+            exact = rows.float()
+            torch.linalg.vector_norm(exact, dim=-1, keepdim=True, out=factor)
             factor.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-            torch.mul(rows, factor, out=result).mul_(weight)
+            torch.mul(exact, factor, out=result).mul_(weight)
         ctx.save_for_backward(x, weight, scale)
         return out.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, weight, scale = ctx.saved_tensors
-        width = x.shape[-1]
+        width, is_exact = x.shape[-1], x.dtype == torch.float32
         flat, upstream = x.reshape(-1, width), gradient.reshape(-1, width)
         out = torch.empty_like(flat)
         parts = zip(flat.split(ROWS), upstream.split(ROWS), out.split(ROWS), scale.split(ROWS), strict=True)
         for rows, given, result, factor in parts:
-            torch.mul(given, weight, out=result)
-            along = (result * rows).sum(-1, keepdim=True).mul_(factor.pow(3)).div_(width)
-            result.mul_(factor).addcmul_(rows, along, value=-1)
+            exact = rows.float()
+            wide = torch.mul(given, weight, out=result) if is_exact else given.float().mul_(weight)
+            along = (wide * exact).sum(-1, keepdim=True).mul_(factor.pow(3)).div_(width)
+            wide.mul_(factor).addcmul_(exact, along, value=-1)
+            if not is_exact:
+                result.copy_(wide)
         return out.view_as(x), None, None
 
 

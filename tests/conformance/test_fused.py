@@ -7,6 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
 from transformers.activations import ACT2FN
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from engine.work import fused
 
@@ -45,6 +46,26 @@ def test_all_norms_and_gated_activations_of_a_llama_are_replaced_and_give_the_sa
     assert fused.fuse(model) == 3 * 3 + 1
     for own, ours in zip(outcome(plain), outcome(model), strict=True):
         torch.testing.assert_close(ours, own, rtol=1e-4, atol=1e-6)
+
+
+def test_a_norm_in_half_precision_computes_in_float32():
+    """Its output is transformers' own; its gradient is nearer to the one that float64 gives than transformers' is."""
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(512).bfloat16().requires_grad_(False)
+    norm.weight.add_(torch.randn(512) / 4)
+    x, upstream = torch.randn(2, 300, 512).bfloat16(), torch.randn(2, 300, 512).bfloat16()
+    exact = x.double().requires_grad_()
+    scale = torch.rsqrt(exact.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+    (exact * scale * norm.weight.double()).backward(upstream.double())
+    found = {}
+    for forward in (type(norm).forward, fused._norm):
+        own = x.clone().requires_grad_()
+        out = forward(norm, own)
+        out.backward(upstream)
+        found[forward] = out, (own.grad.double() - exact.grad).square().mean().item()
+    (plain, error), (ours, our_error) = found.values()
+    assert torch.equal(plain, ours)
+    assert our_error <= error < 1e-4
 
 
 def test_what_computes_differently_stays():
