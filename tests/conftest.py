@@ -11,6 +11,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+# A thread that waits for another lets go of its core. Else, where a test's own workers or other programs want it too,
+# a training step takes several times as long. No result depends on it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @pytest.fixture(scope="session")
