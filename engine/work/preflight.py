@@ -73,7 +73,8 @@ def try_steps(job: PreflightJob, recorder: Recorder) -> dict[str, Any]:
             "logging_steps": 1, "report_to": ("none",),
         }
     )  # fmt: skip
-    device, _, _, _, _, trainer = ready(trial, recorder, longest)
+    prepared = ready(trial, recorder, longest)
+    device, trainer = prepared.device, prepared.trainer
     steps = Steps()
     trainer.add_callback(steps)
     recorder.phase("trying_steps")

@@ -27,6 +27,7 @@ from engine.work.dataset import remove_rows, tell
 from engine.work.device import usable_device
 from engine.work.doctor import Doctor
 from engine.work.download import local_model
+from engine.work.frozen import keep_frozen
 from engine.work.load import load_tokenizer
 from engine.work.optimizers import optimizer_of
 from engine.work.parallel import load_address, parallel_arguments
@@ -48,11 +49,12 @@ class Ready(NamedTuple):
     tokenizer: Any
     rows: Any
     trainer: Any
+    base: Path
 
 
 def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
     """Train, and leave in the run's folder what a user of this field expects to find there."""
-    device, ranks, folder, tokenizer, rows, trainer = ready(job, recorder)
+    device, ranks, folder, tokenizer, rows, trainer, base = ready(job, recorder)
     recorder.phase("training")
     found = checkpoint_to_resume(job, folder, recorder) if ranks.is_first else None
     outcome = trainer.train(resume_from_checkpoint=ranks.from_first(found))
@@ -65,7 +67,7 @@ def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
     if job.streaming:
         tell(rows.train.counts, job, recorder)
     recorder.phase("saving")
-    save(trainer, tokenizer, folder, ranks)
+    save(trainer, tokenizer, folder, ranks, base if job.finetuning_type == "freeze" else None)
     trainer.save_state()
     if ranks.is_first:
         write_text(folder.results, json.dumps(metrics, indent=4))
@@ -122,7 +124,7 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
         begin_tracking(job)
     if job.early_stopping_steps:
         trainer.add_callback(EarlyStoppingCallback(job.early_stopping_steps))
-    return Ready(device, ranks, folder, tokenizer, rows, trainer)
+    return Ready(device, ranks, folder, tokenizer, rows, trainer, Path(path))
 
 
 def training_arguments(
@@ -193,10 +195,13 @@ def checkpoint_to_resume(job: TrainJob, folder: Folder, recorder: Recorder) -> s
     return None
 
 
-def save(trainer: Trainer, tokenizer: Any, folder: Folder, ranks: Ranks) -> None:
+def save(trainer: Trainer, tokenizer: Any, folder: Folder, ranks: Ranks, base: Path | None) -> None:
     """Write weights and tokenizer beside their final place first, so that no half of one ever has its final name.
 
     Every rank takes part, because where a model lies in shards each has some of it; only the first writes.
+
+    Args:
+        base: the model whose frozen weights are saved as they lie there; None: all is saved as it was computed with.
     """
     unfinished = folder.saving
     if ranks.is_first:
@@ -205,6 +210,8 @@ def save(trainer: Trainer, tokenizer: Any, folder: Folder, ranks: Ranks) -> None
     try:
         trainer.save_model(str(unfinished))
         if ranks.is_first:
+            if base is not None:
+                keep_frozen(unfinished, base, trainer.accelerator.unwrap_model(trainer.model))
             tokenizer.save_pretrained(unfinished)
             for path in sorted(unfinished.iterdir()):
                 write_through(path)
