@@ -12,6 +12,8 @@ from engine.runs.checkpoints import is_complete, numbered
 
 SAVES = Path("saves")
 """Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
+QUEUE = SAVES / ".queue"
+"""What the waiting runs have in common: who sits on which device, whether the queue is paused, its locks."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class Folder:
     def stop_request(self) -> Path:
         """Exists once somebody has asked the run to stop."""
         return self.path / "stop_requested"
+
+    @property
+    def queued(self) -> Path:
+        """Where a run that waits stands in line; JSON, there until it has been started."""
+        return self.path / "queued.json"
 
     @property
     def address(self) -> Path:
