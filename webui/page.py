@@ -11,6 +11,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.serve import Serve
+from engine.runs.queue import keep
 from engine.words import words
 from webui.frame import PRIVATE, QUICK, Frame, changed_only
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
@@ -42,6 +43,7 @@ def serve(job: Serve) -> int:
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
+    keep()  # whoever minded the queue may have been killed, or the machine restarted
     print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
     try:
         page.block_thread()
@@ -95,12 +97,13 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
 
     def look(tab: str, language: str, seen_before: dict[str, list[str]], *values: Any) -> list[Any]:
         rest, updates, seen_now = list(values), [], dict(seen_before)
-        for panel in panels:
+        for number, panel in enumerate(panels):
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
             if panel.tab != tab:
                 updates += [gr.skip()] * len(panel.outputs)
                 continue
-            changed, seen_now[tab] = changed_only(panel.render(language, *own), seen_before.get(tab))
+            key = f"{tab} {number}"  # a tab may hold several panels
+            changed, seen_now[key] = changed_only(panel.render(language, *own), seen_before.get(key))
             updates += changed
         return [seen_now, *updates]
 

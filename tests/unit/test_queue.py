@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import terminal.watch
 from engine.catalog.devices import Device
 from engine.errors import Refused, UserError
 from engine.options.jobs import ChatJob, PreflightJob, TrainJob
@@ -551,6 +552,22 @@ def test_a_job_is_queued_from_a_file(job, capsys):
     runs(["queue", "add", "job.yaml", "lora_rank=2", "--set", 'lora_target=["q_proj,v_proj", "all"]'], "en")
     assert [read_job(each).lora_target for each in line()] == [("q_proj", "v_proj"), ("all",)]
     assert {read_job(each).lora_rank for each in line()} == {2}
+
+
+def test_ctrl_c_takes_a_waiting_training_out_and_watching_leaves_it(job, capsys, monkeypatch):
+    submit(job)
+    other = submit(job)
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(terminal.watch.time, "sleep", interrupted)
+    assert terminal.watch.stay_with(other, "en", stop_on_interrupt=False) == 0
+    assert line() == [other] and "number 1" in capsys.readouterr().out
+    assert terminal.watch.start_and_watch(job, "en") == 130
+    said = capsys.readouterr().out
+    assert "waits in the queue as number 2" in said and "Taken out of the queue" in said
+    assert line() == [other]
 
 
 @pytest.mark.parametrize(
