@@ -5,7 +5,6 @@ Everything is done by ``python app.py``, with real workers; what is asked of the
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -22,7 +21,7 @@ import pytest
 
 from engine.errors import UserError
 from engine.runs.folder import Folder
-from engine.runs.queue import KEEPER_LOCK, waiting
+from engine.runs.queue import waiting
 from engine.runs.read import is_alive, list_runs, read_job, read_state
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -66,15 +65,6 @@ def keeper(workplace: Path) -> int | None:
         except psutil.Error:
             continue
     return None
-
-
-def is_kept() -> bool:
-    with KEEPER_LOCK.open("rb") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def serve() -> subprocess.Popen:
@@ -121,7 +111,7 @@ def test_five_runs_with_a_failing_one_in_the_middle_across_a_restart(workplace, 
     last.kill()
     said, _ = last.communicate()
     assert "number" in said, said
-    wait(lambda: not is_kept())
+    wait(lambda: keeper(workplace) is None)
     seeds = [read_job(each.folder).seed for each in waiting()]
     assert seeds == [1, 2, 3, 4, 5][-len(seeds) :] and {3, 4, 5} <= set(seeds)
     wait(lambda: not is_alive(folders[min(seeds) - 1]))
@@ -130,7 +120,7 @@ def test_five_runs_with_a_failing_one_in_the_middle_across_a_restart(workplace, 
 
     # The server sees to it when it starts; killed too, it takes nothing with it.
     server = serve()
-    wait(is_kept)
+    wait(lambda: keeper(workplace))
     os.killpg(server.pid, signal.SIGKILL)
     server.wait()
     wait(lambda: read_state(folders[3]).has_ended)
@@ -148,7 +138,7 @@ def test_five_runs_with_a_failing_one_in_the_middle_across_a_restart(workplace, 
     for before, after in zip(range(1, 5), range(2, 6), strict=True):
         assert states[before].finished_at <= states[after].started_at, f"run {after} did not wait for run {before}"
     assert waiting() == [] and not any(folder.queued.exists() for folder in folders.values())
-    wait(lambda: not is_kept())
+    wait(lambda: keeper(workplace) is None)
 
 
 def test_a_training_in_the_terminal_waits_its_turn(workplace, tiny_model, tidy):
