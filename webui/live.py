@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import Progress, clock, watch
-from engine.runs.queue import place_of
+from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
 from webui.curve import curves
@@ -22,17 +23,28 @@ LOG_BYTES = 16384
 LIST_AGE_S = 1.0
 
 _listed: dict[tuple[str, ...], tuple[float, list]] = {}
+LINE = ("queued",)
+"""Stands for the queue among the kinds of runs that are listed."""
 _listed_lock = threading.Lock()
 
 
 def runs_of(*kinds: str) -> list:
     """``list_runs``, at most once a second for all viewers together."""
+    return _seldom(kinds, lambda: list_runs(*kinds))
+
+
+def line() -> list[Waiting]:
+    """The queue, at most once a second for all viewers together."""
+    return _seldom(LINE, waiting)
+
+
+def _seldom(key: tuple[str, ...], listing: Callable[[], list]) -> list:
     with _listed_lock:
-        made_at, runs = _listed.get(kinds, (0.0, []))
+        made_at, found = _listed.get(key, (0.0, []))
         if time.monotonic() - made_at > LIST_AGE_S:
-            runs = list_runs(*kinds)
-            _listed[kinds] = (time.monotonic(), runs)
-        return runs
+            found = listing()
+            _listed[key] = (time.monotonic(), found)
+        return found
 
 
 def forget_list() -> None:

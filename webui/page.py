@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +28,7 @@ from webui.theme import CSS, HEAD, theme
 from webui.topbar import TopBar
 
 TICK_S = 1.5
+QUEUE_S = 10.0
 TABS = ("data", "train", "runs", "chat", "export", "gguf")
 
 
@@ -43,7 +47,7 @@ def serve(job: Serve) -> int:
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
-    keep()  # whoever minded the queue may have been killed, or the machine restarted
+    threading.Thread(target=_mind_the_queue, daemon=True).start()
     print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
     try:
         page.block_thread()
@@ -87,6 +91,16 @@ def build_page(language: str = "en") -> gr.Blocks:
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)
     return page
+
+
+def _mind_the_queue() -> None:
+    """See to it that something starts what waits: whoever did may have been killed, or the machine restarted."""
+    while True:
+        try:
+            keep()
+        except OSError:
+            traceback.print_exc()  # a full disk, say; it may be better later
+        time.sleep(QUEUE_S)
 
 
 def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:

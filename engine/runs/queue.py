@@ -24,7 +24,7 @@ from engine.catalog.devices import Device
 from engine.errors import Refused, UserError
 from engine.options.base import Options
 from engine.runs.double import seen_before, take_note
-from engine.runs.folder import QUEUE, Folder, all_folders
+from engine.runs.folder import QUEUE, Folder, folders_in_line
 from engine.runs.launch import place_in
 from engine.runs.read import is_alive, read_job, read_language, read_state
 from engine.runs.record import update_state, write_job, write_text
@@ -97,7 +97,7 @@ def submit_all(jobs: Sequence[Options], language: str = "en", token: str | None 
 
 def waiting() -> list[Waiting]:
     """All runs that wait, the next one first."""
-    found = [each for folder in all_folders() if folder.queued.is_file() and (each := _read(folder))]
+    found = [each for folder in folders_in_line() if (each := _read(folder))]
     return sorted(found, key=lambda each: (each.order, each.submitted_at, each.folder.name))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -131,4 +132,4 @@ def _looked(folder: Folder, wish: Wish) -> tuple[tuple[str, ...], list[Folder]]:
 
 
 def _file(seat: str) -> Path:
-    return SEATS / f"{seat.replace(':', '-')}.json"
+    return SEATS / (re.sub(r"[^\w.]", "-", seat) + ".json")

@@ -20,6 +20,7 @@ from engine.runs.seats import seat_of, sit
 from engine.words import words
 from tests.browser.steps import WRITTEN, add_name, fill
 
+pytestmark = pytest.mark.slow
 SECOND = "zh" if "zh" in WRITTEN else "en"
 
 
@@ -67,6 +68,7 @@ def test_a_start_waits_while_the_device_is_taken_and_all_see_it(visit, busy):
     expect(page.locator("#queue li")).to_have_count(2)
     assert len(in_line()) == 2, "the double click counted twice"
     other = in_line()[1]
+    expect(page.locator("#queue li small")).to_have_text(["lora_rank: 8 ", "lora_rank: 4 "])
 
     # Another visitor moves it; both see the new order, and so does a page that is opened anew.
     up = words("page.queue.up", SECOND, name=other)
