@@ -1,4 +1,4 @@
-"""``runs list | watch | stop | resume | retry``: the run folders from the terminal."""
+"""``runs list | watch | stop | resume | retry | queue``: the run folders from the terminal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import unicodedata
 
 from engine.errors import UserError
 from engine.options.command import as_text
-from engine.runs.folder import Folder, find_folder
+from engine.runs.folder import Folder
 from engine.runs.progress import watch
+from engine.runs.queue import cancel, keep, place_of
 from engine.runs.read import list_runs, read_state
 from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
+from terminal.names import find
+from terminal.queue import queue
 from terminal.watch import start_and_watch, stay_with
 
 
@@ -22,14 +25,17 @@ def runs(arguments: list[str], language: str) -> int:
     if not arguments or arguments[0] in ("--help", "-h") or "--help" in arguments:
         print(words("cli.commands.runs", language))
         return 0
+    keep()  # whoever minded it may have been killed
     word, names = arguments[0], [name for name in arguments[1:] if not name.startswith("--")]
+    if word == "queue":
+        return queue(arguments[1:], language)
     if word == "list":
         return _list(language)
     if word not in ("watch", "stop", "resume", "retry"):
-        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume, retry")
+        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume, retry, queue")
     if not names:
         raise UserError("run_name_missing", command=word)
-    folder = _find(names[0])
+    folder = find(names[0])
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
     if word == "retry":
@@ -47,6 +53,8 @@ def _list(language: str) -> int:
         progress = watch(folder)
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started_at)) if state.started_at else ""
         steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
+        if state.is_waiting:
+            steps = f"#{place_of(folder) or '?'}"
         loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
         status = words(f"page.status.{state.status}", language)
         print(f"{started:16}  {state.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {folder.name}")
@@ -71,7 +79,9 @@ def _stop(folder: Folder, now: bool, language: str) -> int:
     if read_state(folder).has_ended:
         print(words("cli.already_ended", language, folder=folder.path))
         return 0
-    if now:
+    if read_state(folder).is_waiting:
+        cancel(folder)
+    elif now:
         end_now(folder)
     else:
         ask_to_stop(folder)
@@ -80,12 +90,3 @@ def _stop(folder: Folder, now: bool, language: str) -> int:
             time.sleep(0.2)
     print(words("cli.ended.stopped", language, folder=folder.path))
     return 0
-
-
-def _find(name: str) -> Folder:
-    try:
-        return find_folder(name)
-    except LookupError as error:
-        if error.args:
-            raise UserError("run_ambiguous", name=name, candidates=", ".join(error.args)) from error
-        raise UserError("run_unknown", name=name) from error

@@ -7,23 +7,33 @@ import shutil
 import sys
 import time
 
+from engine.errors import UserError
 from engine.options.base import Options
 from engine.runs.folder import Folder
 from engine.runs.progress import Progress, clock, watch
+from engine.runs.queue import cancel, keep, place_of, submit
 from engine.runs.read import read_log
-from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import has_words, words
 
 EXIT_CODES = {"done": 0, "failed": 1, "lost": 1, "stopped": 130}
 INTERVAL_S = 0.25
+QUEUE_INTERVAL_S = 1.0
 
 
 def start_and_watch(job: Options, language: str) -> int:
-    """Start a job and stay with it to its end. Ctrl-C asks it to save and stop; a second one ends it at once."""
-    folder = start(job, language)
-    print(words("cli.started", language, folder=folder.path))
-    if job.kind == "train":
+    """Start a job and stay with it to its end; if its device is taken, it waits in the queue first.
+
+    Ctrl-C takes it out of the queue, or asks it to save and stop; a second one ends it at once.
+    """
+    folder = submit(job, language)
+    place = place_of(folder)
+    if place is not None:
+        print(words("cli.queue.waits", language, name=folder.name, place=place))
+        print(words("cli.queue.ctrl_c", language))
+    else:
+        print(words("cli.started", language, folder=folder.path))
+    if job.kind == "train" and place is None:
         print(words("cli.ctrl_c", language))
     return stay_with(folder, language, stop_on_interrupt=True)
 
@@ -43,16 +53,33 @@ def stay_with(folder: Folder, language: str, stop_on_interrupt: bool) -> int:
             if progress.status in EXIT_CODES:
                 view.end(folder, progress)
                 return EXIT_CODES[progress.status]
-            time.sleep(INTERVAL_S)
+            if progress.status == "queued":
+                view.wait(place_of(folder))
+                keep()  # whoever minds the queue may have been killed
+            time.sleep(INTERVAL_S if progress.status != "queued" else QUEUE_INTERVAL_S)
         except KeyboardInterrupt:
             if not stop_on_interrupt:
                 return 0
+            if _is_taken_out(folder):
+                view.line(words("cli.queue.cancelled", language, name=folder.name))
+                return EXIT_CODES["stopped"]
             interrupted += 1
             if interrupted == 1:
                 ask_to_stop(folder)
                 view.line(words("cli.stopping", language))
             else:
                 end_now(folder)
+
+
+def _is_taken_out(folder: Folder) -> bool:
+    """Take a run that waits out of the queue; False: it does not wait."""
+    try:
+        cancel(folder)
+    except UserError as error:
+        if error.key != "queue.not_waiting":
+            raise
+        return False
+    return True
 
 
 class _View:
@@ -81,6 +108,12 @@ class _View:
             self._last = progress.phase.name
         elif progress.total_steps:
             self._bar(self._steps(progress), is_new=False)
+
+    def wait(self, place: int | None) -> None:
+        if place is not None:
+            text = words("cli.queue.place", self._language, place=place)
+            self._bar(text, is_new=text != self._last)
+            self._last = text
 
     def line(self, text: str) -> None:
         self._clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import Progress, clock, watch
+from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
 from webui.curve import curves
@@ -21,17 +23,28 @@ LOG_BYTES = 16384
 LIST_AGE_S = 1.0
 
 _listed: dict[tuple[str, ...], tuple[float, list]] = {}
+LINE = ("queued",)
+"""Stands for the queue among the kinds of runs that are listed."""
 _listed_lock = threading.Lock()
 
 
 def runs_of(*kinds: str) -> list:
     """``list_runs``, at most once a second for all viewers together."""
+    return _seldom(kinds, lambda: list_runs(*kinds))
+
+
+def line() -> list[Waiting]:
+    """The queue, at most once a second for all viewers together."""
+    return _seldom(LINE, waiting)
+
+
+def _seldom(key: tuple[str, ...], listing: Callable[[], list]) -> list:
     with _listed_lock:
-        made_at, runs = _listed.get(kinds, (0.0, []))
+        made_at, found = _listed.get(key, (0.0, []))
         if time.monotonic() - made_at > LIST_AGE_S:
-            runs = list_runs(*kinds)
-            _listed[kinds] = (time.monotonic(), runs)
-        return runs
+            found = listing()
+            _listed[key] = (time.monotonic(), found)
+        return found
 
 
 def forget_list() -> None:
@@ -41,20 +54,22 @@ def forget_list() -> None:
 
 
 def chosen_run(name: str | None, *kinds: str) -> Folder | None:
-    """The run of that name if there is one, else the one that is active, else the latest."""
+    """The run of that name if there is one, else the one that is active, else the latest that does not wait."""
     if name:
         try:
             return find_folder(name)
         except LookupError:
             pass  # deleted meanwhile, or mistyped in the address: show what there is
     runs = runs_of(*kinds)
-    active = [folder for folder, state in runs if not state.has_ended]
-    return (active or [folder for folder, _ in runs] or [None])[0]
+    active = [folder for folder, state in runs if not state.has_ended and not state.is_waiting]
+    begun = [folder for folder, state in runs if not state.is_waiting]
+    return (active or begun or [folder for folder, _ in runs] or [None])[0]
 
 
 def active_run(*kinds: str) -> Folder | None:
     """The run of these kinds that is alive now; asked anew, never from memory."""
-    return next((folder for folder, state in list_runs(*kinds) if not state.has_ended), None)
+    runs = list_runs(*kinds)
+    return next((folder for folder, state in runs if not state.has_ended and not state.is_waiting), None)
 
 
 def look(folder: Folder | None) -> Progress | None:
@@ -79,7 +94,11 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
         return f'<div class="run-card"><div class="empty">{empty}</div></div>'
     chip = f'<span class="chip {progress.status}">{escaped(words(f"page.status.{progress.status}", language))}</span>'
     name = f'<span class="run-name">{escaped(folder.name)}</span>'
-    parts = [f'<div class="run-head">{chip}{name}</div>', _bar(progress, language), _tiles(progress, language)]
+    parts = [f'<div class="run-head">{chip}{name}</div>']
+    if progress.status == "queued":
+        place = escaped(words("cli.queue.place", language, place=place_of(folder) or "–"))
+        return f'<div class="run-card queued">{parts[0]}<div class="bar-line"><span>{place}</span></div></div>'
+    parts += [_bar(progress, language), _tiles(progress, language)]
     if progress.error:
         parts.append(f'<div class="notice error" role="alert">{_error(progress, language)}</div>')
     for key, facts in progress.warnings[-3:]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +14,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.serve import Serve
+from engine.runs.queue import keep
 from engine.words import words
 from webui.frame import PRIVATE, QUICK, Frame, changed_only
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
@@ -24,6 +28,7 @@ from webui.theme import CSS, HEAD, theme
 from webui.topbar import TopBar
 
 TICK_S = 1.5
+QUEUE_S = 10.0
 TABS = ("data", "train", "runs", "chat", "export", "gguf")
 
 
@@ -42,6 +47,7 @@ def serve(job: Serve) -> int:
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
+    threading.Thread(target=_mind_the_queue, daemon=True).start()
     print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
     try:
         page.block_thread()
@@ -87,6 +93,16 @@ def build_page(language: str = "en") -> gr.Blocks:
     return page
 
 
+def _mind_the_queue() -> None:
+    """See to it that something starts what waits: whoever did may have been killed, or the machine restarted."""
+    while True:
+        try:
+            keep()
+        except OSError:
+            traceback.print_exc()  # a full disk, say; it may be better later
+        time.sleep(QUEUE_S)
+
+
 def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     """One timer for all tabs: what the open tab shows of run folders, and only what has changed."""
     panels = frame.panels
@@ -95,12 +111,13 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
 
     def look(tab: str, language: str, seen_before: dict[str, list[str]], *values: Any) -> list[Any]:
         rest, updates, seen_now = list(values), [], dict(seen_before)
-        for panel in panels:
+        for number, panel in enumerate(panels):
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
             if panel.tab != tab:
                 updates += [gr.skip()] * len(panel.outputs)
                 continue
-            changed, seen_now[tab] = changed_only(panel.render(language, *own), seen_before.get(tab))
+            key = f"{tab} {number}"  # a tab may hold several panels
+            changed, seen_now[key] = changed_only(panel.render(language, *own), seen_before.get(key))
             updates += changed
         return [seen_now, *updates]
 

@@ -11,13 +11,14 @@ from engine.errors import UserError
 from engine.options.command import as_text
 from engine.runs.folder import Folder
 from engine.runs.progress import Progress
+from engine.runs.queue import submit
 from engine.runs.retry import OUT_OF_MEMORY, retried_job
-from engine.runs.start import start
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, Frame
 from webui.language import escaped
+from webui.queue import queued_notice
 
 ON_CLICK = """
 element.addEventListener('click', (event) => {
@@ -50,20 +51,16 @@ def connect_retry(frame: Frame, card: Any, own_notice: Any, shown: Any, trains_n
     def on_click(language: str, event: gr.EventData) -> Sequence[Any]:
         skipped = [gr.skip()] * (len(outputs) - 1)
         folder = live.chosen_run(event.run, "train")
-        running = live.active_run("train")
-        if running:
-            text = words("page.train.already_running", language, name=running.name)
-            return [notice("error", escaped(text)), *skipped]
         if folder is None or folder.name != event.run:  # deleted meanwhile
             return [notice("error", escaped(words("page.runs.none", language))), *skipped]
         try:
             retry = retried_job(folder)
-            start(retry.job, language)
+            waiting = queued_notice(submit(retry.job, language), language)
         except UserError as error:
             return [refusal(error, language), *skipped]
         live.forget_list()
         changes = ", ".join(f"{name}: {as_text(value)}" for name, value in retry.changes.items())
-        said = notice("good", escaped(words("page.retrying", language, changes=changes)))
+        said = waiting + notice("good", escaped(words("page.retrying", language, changes=changes)))
         return ["", None, said, gr.Tabs(selected="train"), "train"] if trains_notice else [said, None]
 
     card.select(on_click, frame.language, outputs, trigger_mode="once", concurrency_limit=None, **PRIVATE)

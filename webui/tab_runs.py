@@ -10,9 +10,9 @@ from engine.errors import Refused, UserError
 from engine.options.command import preview
 from engine.runs.folder import Folder, model_label
 from engine.runs.progress import Progress
+from engine.runs.queue import cancel, submit
 from engine.runs.read import State, read_job
 from engine.runs.resume import resumed_job, why_not_resumable
-from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
@@ -106,6 +106,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     folder = live.chosen_run(chosen, *KINDS)
     progress = live.look(folder)
     is_active = live.is_active(progress)
+    is_waiting = progress is not None and progress.status == "queued"
     can_resume = folder is not None and progress is not None and why_not_resumable(folder) is None
     has_adapter = folder is not None and _adapter_of(folder) is not None
     card = live.card(folder, progress, language, escaped(words("page.runs.none", language)))
@@ -118,7 +119,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         gr.update(interactive=bool(target_of(folder))),
         gr.update(interactive=has_adapter and not is_active),
         gr.update(interactive=can_resume),
-        gr.update(interactive=is_active),
+        gr.update(interactive=is_active or is_waiting),
     ]
 
 
@@ -163,21 +164,29 @@ def _command(folder: Folder | None) -> str:
 
 def _on_stop(language: str, chosen: str | None) -> str:
     folder = live.chosen_run(chosen, *KINDS)
-    if folder is None or not live.is_active(live.look(folder)):
+    progress = live.look(folder)
+    if folder is not None and progress is not None and progress.status == "queued":
+        return _taken_out(folder, language)
+    if folder is None or not live.is_active(progress):
         return notice("warning", escaped(words("page.train.nothing_to_stop", language)))
     ask_to_stop(folder)
     return notice("good", escaped(words("page.stopping", language)))
 
 
+def _taken_out(folder: Folder, language: str) -> str:
+    try:
+        cancel(folder)
+    except UserError as error:  # it has begun meanwhile
+        return refusal(error, language)
+    live.forget_list()
+    return notice("good", escaped(words("page.queue.cancelled", language, name=folder.name)))
+
+
 def _on_resume(language: str, chosen: str | None) -> list[Any]:
     """Go on with a run in its own folder, and watch it on the Train tab."""
     folder = live.chosen_run(chosen, *KINDS)
-    running = live.active_run("train")
-    if running:
-        text = words("page.train.already_running", language, name=running.name)
-        return [notice("error", escaped(text)), gr.skip(), gr.skip(), gr.skip()]
     try:
-        start(resumed_job(folder), language)
+        submit(resumed_job(folder), language)
     except UserError as error:
         return [refusal(error, language), gr.skip(), gr.skip(), gr.skip()]
     live.forget_list()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from engine.options.jobs import TrainJob
 from engine.options.option import about
 from engine.runs.folder import Folder
 from engine.runs.launch import device_choices, has_several
-from engine.runs.start import start
+from engine.runs.queue import submit
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from webui import live
@@ -23,6 +22,7 @@ from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, w
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.preflight import Preflight
+from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
 
 SECTIONS = (
@@ -32,8 +32,6 @@ SECTIONS = (
 ELSEWHERE = {"infer_dtype"}  # no use for training here
 LAST = ("output_dir",)
 GUIDE = ("model", "data", "start", "use")
-
-_one_start_at_a_time = threading.Lock()
 
 
 class TrainTab:
@@ -94,6 +92,7 @@ class TrainTab:
     def _build_live(self) -> None:
         self._preflight = Preflight(self._frame, self.form)
         self._card = gr.HTML(elem_id="train-status", js_on_load=ON_CLICK)
+        self._queue = QueuePanel(self._frame, "train")
         self._charts = gr.HTML(elem_id="train-curve", js_on_load=None)
         with self._texts.make(gr.Accordion, {"label": "page.log.label"}, open=True, elem_id="train-log-box"):
             self._log = gr.HTML(elem_id="train-log", elem_classes="log-view", js_on_load=None)
@@ -149,6 +148,7 @@ class TrainTab:
             trigger_mode="always_last", **QUICK,
         )  # fmt: skip
         connect_retry(self._frame, self._card, self.notice, self.shown)
+        self._queue.connect(self.notice)
         self._frame.notices.append(self.notice)
         names = [form.controls["dataset"], form.controls["eval_dataset"]]
         folder = form.controls["dataset_dir"]
@@ -157,20 +157,16 @@ class TrainTab:
         self._rows.connect()
         self._preflight.connect()
 
-    def _on_start(self, language: str, *raw: Any) -> list[Any]:
-        """Start what the form says, unless a run is alive already or the form has problems; then watch it."""
-        with _one_start_at_a_time:
-            running = live.active_run("train")
-            if running:
-                text = escaped(words("page.train.already_running", language, name=running.name))
-                return [gr.skip(), notice("error", text), *self.form.notes((), language)]
-            try:
-                job, warnings = self.form.job(raw)
-                start(job, language)
-            except UserError as error:
-                return [gr.skip(), refusal(error, language), *self.form.notes(problems_in(error), language)]
+    def _on_start(self, request: gr.Request, language: str, *raw: Any) -> list[Any]:
+        """Start what the form says, or queue it where the device is taken; then watch what runs."""
+        try:
+            job, warnings = self.form.job(raw)
+            folder = submit(job, language, token=request.session_hash)
+        except UserError as error:
+            return [gr.skip(), refusal(error, language), *self.form.notes(problems_in(error), language)]
         live.forget_list()
-        return [None, warnings_notice(warnings, language), *self.form.notes((), language)]
+        told = queued_notice(folder, language) + warnings_notice(warnings, language)
+        return [None, told, *self.form.notes((), language)]
 
     def _on_preview(self, is_shown: bool, language: str, *raw: Any) -> list[Any]:
         """Show the command, or put it away again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from engine.runs.checkpoints import is_complete, numbered
 
 SAVES = Path("saves")
 """Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
+QUEUE = SAVES / ".queue"
+"""What the waiting runs have in common: who sits on which device, whether the queue is paused, its locks."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Folder:
     def stop_request(self) -> Path:
         """Exists once somebody has asked the run to stop."""
         return self.path / "stop_requested"
+
+    @property
+    def queued(self) -> Path:
+        """Where a run that waits stands in line; JSON, there until it has been started."""
+        return self.path / "queued.json"
 
     @property
     def address(self) -> Path:
@@ -149,10 +157,24 @@ def find_folder(name: str) -> Folder:
 
 def all_folders() -> list[Folder]:
     """Every run below ``saves``, and those elsewhere that left a link there; in no particular order."""
-    found = []
-    for parent, folders, files in os.walk(SAVES, followlinks=True):
-        if "state.json" in files:
-            found.append(Folder(Path(parent)))
-            folders.clear()
-        folders[:] = [name for name in folders if not name.startswith(("checkpoint-", "."))]
-    return found
+    return [folder for folder, _ in _runs_below(SAVES)]
+
+
+def folders_in_line() -> list[Folder]:
+    """Those of all runs that have a place in the queue; found by names alone, without opening a file."""
+    return [folder for folder, names in _runs_below(SAVES) if folder.queued.name in names]
+
+
+def _runs_below(path: Path) -> Iterator[tuple[Folder, set[str]]]:
+    """Each run with the names in its folder. Links are followed; within a run no other is looked for."""
+    try:
+        with os.scandir(path) as entries:
+            found = {entry.name: entry for entry in entries}
+    except OSError:
+        return  # no folder, not there yet, deleted meanwhile, or not ours to read
+    if "state.json" in found:
+        yield Folder(path), set(found)
+        return
+    for name, entry in found.items():
+        if not name.startswith(("checkpoint-", ".")) and (entry.is_symlink() or entry.is_dir()):
+            yield from _runs_below(path / name)

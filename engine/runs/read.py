@@ -22,13 +22,16 @@ class State:
     """Where a run stands.
 
     Args:
-        status: "starting", "running", "stopping", "done", "failed", "stopped" or "lost" (its worker died unheard).
+        status: "queued", "starting", "running", "stopping", "done", "failed", "stopped" or "lost" (its worker died
+            unheard).
         kind: "train", "export", "gguf" or "chat".
         started_at, finished_at: seconds since 1970, or None.
         owner_pid: process without which the worker ends; None: it outlives everybody.
         error: ``{"key": …, "facts": {…}}`` of a failed run, or of a lost one whose
             end can be guessed; else None.
         result: what the job leaves behind, e.g. ``{"export_dir": …}``.
+        submitted_at: when it was put in the queue, if it was; seconds since 1970.
+        seats: the devices that a training has taken, as ``engine.runs.seats`` calls them.
     """
 
     status: str
@@ -39,6 +42,13 @@ class State:
     owner_pid: int | None = None
     error: dict[str, Any] | None = None
     result: dict[str, Any] = field(default_factory=dict)
+    submitted_at: float | None = None
+    seats: tuple[str, ...] = ()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it stands in the queue and nothing of it has been done yet."""
+        return self.status == "queued"
 
     @property
     def has_ended(self) -> bool:
@@ -64,13 +74,17 @@ def read_state(folder: Folder) -> State:
     status = content["status"]
     if status in ("starting", "running"):
         if not alive:
-            status = "lost"
+            # Who was to start it was killed on the way: it waits as before.
+            is_cut_short = status == "starting" and content.get("pid") is None and folder.queued.is_file()
+            status = "queued" if is_cut_short else "lost"
         elif folder.stop_request.exists():
             status = "stopping"
-    known = {name: content.get(name) for name in ("started_at", "finished_at", "pid", "owner_pid", "error")}
+    names = ("started_at", "finished_at", "pid", "owner_pid", "error", "submitted_at")
+    known = {name: content.get(name) for name in names}
     if status == "lost" and not known["error"]:
         known["error"] = lost_to_memory(content.get("kills_before"))
-    return State(status=status, kind=content["kind"], result=content.get("result") or {}, **known)
+    seats = tuple(content.get("seats") or ())
+    return State(status=status, kind=content["kind"], result=content.get("result") or {}, seats=seats, **known)
 
 
 def read_job(folder: Folder) -> Options:
@@ -127,4 +141,4 @@ def list_runs(*kinds: str) -> list[tuple[Folder, State]]:
             continue  # deleted meanwhile, or not a run of ours
         if not kinds or state.kind in kinds:
             found.append((folder, state))
-    return sorted(found, key=lambda run: run[1].started_at or 0, reverse=True)
+    return sorted(found, key=lambda run: run[1].started_at or run[1].submitted_at or 0, reverse=True)

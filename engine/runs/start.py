@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from engine.catalog.checks import problems_on_disk
 from engine.catalog.devices import Device, devices
@@ -21,6 +22,7 @@ from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
 from engine.runs.record import update_state, write_job
+from engine.runs.seats import taken, wished, within
 
 READER_S = 1.0
 """A reader holds the lock for a moment; a worker for as long as it lives."""
@@ -29,20 +31,58 @@ LEAVING_S = 30.0
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 
-def start(job: Options, language: str = "en", owner_pid: int | None = None) -> Folder:
+def start(
+    job: Options, language: str = "en", owner_pid: int | None = None, folder: Folder | None = None,
+    patience_s: float = LEAVING_S,
+) -> Folder:  # fmt: skip
     """Start a job in a process of its own and return at once.
 
     Args:
         job: a job without problems.
         language: language of what the worker itself prints.
         owner_pid: the worker ends when this process does; None: it outlives everybody.
+        folder: where it is to run; None: where ``folder_for`` says.
+        patience_s: how long to wait for a run on the same device that has ended and is about to leave.
 
     A process that torchrun or ``accelerate launch`` has started takes its place in their group: its worker is one rank
     of the run, and ends with it.
 
     Raises:
         Refused: files or devices that the job names are not there, or cannot be read.
-        UserError: the folder is in use, or holds a finished run.
+        UserError: the folder is in use, or holds a finished run; another training is on the device (``device_busy``).
+    """
+    is_training = isinstance(job, TrainJob)
+    found = checked_devices(job)
+    place = place_in(os.environ) if is_training else None
+    if place:
+        owner_pid = owner_pid or os.getpid()
+    main = folder or folder_for(job)
+    own = own_folder(job, main) if is_training else main
+    own.path.mkdir(parents=True, exist_ok=True)
+    with own.lock.open("ab+") as lock:
+        take_lock(lock, own)
+        if own == main:
+            refuse_finished(job, own)
+        with taken(own, None if place else wished(job, found), patience_s) as seats:
+            own.stop_request.unlink(missing_ok=True)
+            if is_training and job.overwrite_output_dir:
+                _clear(own)
+            write_job(own, job, language)
+            update_state(
+                own, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
+                result=None, owner_pid=owner_pid, seats=seats,
+            )  # fmt: skip
+        leave_link(main)
+        _spawn(job, own, lock.fileno(), owner_pid, within(seats, found))
+        own.queued.unlink(missing_ok=True)
+    return own
+
+
+def checked_devices(job: Options) -> tuple[Device, ...]:
+    """The devices of this machine, for a training, once it is seen that what the job names is there.
+
+    Raises:
+        Refused: something is not there, or cannot be read.
     """
     is_training = isinstance(job, TrainJob)
     found = devices() if is_training else ()
@@ -52,26 +92,7 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         problems.append(Problem("devices.output_dir", "output_dir"))
     if problems:
         raise Refused(problems)
-    if place:
-        owner_pid = owner_pid or os.getpid()
-    main = folder_for(job)
-    folder = own_folder(job, main) if is_training else main
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock.open("ab+") as lock:
-        _take(lock, folder)
-        if folder == main:
-            _refuse_finished(job, folder)
-        folder.stop_request.unlink(missing_ok=True)
-        if is_training and job.overwrite_output_dir:
-            _clear(folder)
-        write_job(folder, job, language)
-        update_state(
-            folder, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
-            result=None, owner_pid=owner_pid,
-        )  # fmt: skip
-        _leave_link(main)
-        _spawn(job, folder, lock.fileno(), owner_pid, found)
-    return folder
+    return found
 
 
 def folder_for(job: Options) -> Folder:
@@ -91,7 +112,7 @@ def folder_for(job: Options) -> Folder:
     raise TypeError(f"{type(job).__name__} is not run by a worker")
 
 
-def _take(lock, folder: Folder) -> None:
+def take_lock(lock: BinaryIO, folder: Folder) -> None:
     """Lock the folder; the worker inherits the open file, and with it the lock, with no gap between."""
     deadline = time.monotonic() + (LEAVING_S if _has_recorded_its_end(folder) else READER_S)
     while True:
@@ -108,7 +129,7 @@ def _has_recorded_its_end(folder: Folder) -> bool:
     return folder.state.is_file() and read_state(folder).has_ended
 
 
-def _refuse_finished(job: Options, folder: Folder) -> None:
+def refuse_finished(job: Options, folder: Folder) -> None:
     """A finished run is never written over unless that was asked for; an unfinished one goes on."""
     if not isinstance(job, TrainJob) or job.overwrite_output_dir or job.resume_from_checkpoint:
         return
@@ -145,7 +166,7 @@ def _spawn(job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | 
         )  # fmt: skip
 
 
-def _leave_link(folder: Folder) -> None:
+def leave_link(folder: Folder) -> None:
     """So that a run outside ``saves`` is listed too: a link to it in ``saves/elsewhere``."""
     target = folder.path.resolve()
     if target.is_relative_to(SAVES.resolve()):
