@@ -1,12 +1,14 @@
-"""``runs list | watch | stop | resume | retry``: the run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry``: the run folders from the terminal."""
 
 from __future__ import annotations
 
+import sys
 import time
 import unicodedata
 
 from engine.errors import UserError
 from engine.options.command import as_text
+from engine.runs.card import card
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import watch
 from engine.runs.read import list_runs, read_state
@@ -14,7 +16,10 @@ from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
+from terminal.cause import print_cause
 from terminal.watch import start_and_watch, stay_with
+
+WORDS = ("list", "show", "watch", "stop", "resume", "retry")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -25,11 +30,15 @@ def runs(arguments: list[str], language: str) -> int:
     word, names = arguments[0], [name for name in arguments[1:] if not name.startswith("--")]
     if word == "list":
         return _list(language)
-    if word not in ("watch", "stop", "resume", "retry"):
-        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume, retry")
+    if word not in WORDS:
+        raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:
         raise UserError("run_name_missing", command=word)
     folder = _find(names[0])
+    if word == "show":
+        print(card(folder, language), end="", flush=True)
+        print_cause(folder, language, sys.stdout)
+        return 0
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
     if word == "retry":

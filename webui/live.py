@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from functools import lru_cache
-from typing import Any
 
 import yaml
 
@@ -14,6 +13,7 @@ from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
+from webui.cause import cause_notice
 from webui.curve import curves
 from webui.language import escaped, marked, phase_words, sentence
 
@@ -80,8 +80,8 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
     chip = f'<span class="chip {progress.status}">{escaped(words(f"page.status.{progress.status}", language))}</span>'
     name = f'<span class="run-name">{escaped(folder.name)}</span>'
     parts = [f'<div class="run-head">{chip}{name}</div>', _bar(progress, language), _tiles(progress, language)]
-    if progress.error:
-        parts.append(f'<div class="notice error" role="alert">{_error(progress, language)}</div>')
+    if progress.status in ("failed", "lost"):
+        parts.append(cause_notice(folder, language))
     for key, facts in progress.warnings[-3:]:
         parts.append(f'<div class="notice warning">{marked(sentence(key, language, facts))}</div>')
     return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
@@ -138,6 +138,8 @@ def _bar(progress: Progress, language: str) -> str:
     facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed or 0))]
     if is_active(progress) and progress.remaining_s is not None and progress.phase is None:
         facts.append(words("page.progress.left", language, time=clock(progress.remaining_s)))
+    if progress.finished_at and not is_active(progress):
+        facts.append(words("page.progress.finished", language, time=moment(progress.finished_at)))
     is_unknown = done is None and is_active(progress)
     inner = '<div class="moving"></div>' if is_unknown else f'<div style="width:{done or 0:.1f}%"></div>'
     value = "" if done is None else f' aria-valuenow="{done:.0f}"'
@@ -182,8 +184,3 @@ def _tiles(progress: Progress, language: str) -> str:
         if value is not None
     ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
-
-
-def _error(progress: Progress, language: str) -> str:
-    error: dict[str, Any] = progress.error or {}
-    return marked(sentence(error.get("key", "unexpected"), language, error.get("facts") or {}))

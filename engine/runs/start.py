@@ -61,7 +61,8 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         _take(lock, folder)
         if folder == main:
             _refuse_finished(job, folder)
-        folder.stop_request.unlink(missing_ok=True)
+        for path in (folder.stop_request, folder.card):
+            path.unlink(missing_ok=True)
         if is_training and job.overwrite_output_dir:
             _clear(folder)
         write_job(folder, job, language)

@@ -35,6 +35,7 @@ from engine.work.quantization import count_numbers
 from engine.work.ranks import Ranks
 from engine.work.reporter import Reporter
 from engine.work.row_lengths import checkpointing
+from engine.work.run_card import tell_attempt, tell_models
 from engine.work.stages import arguments_type, model_of, rows_of, trainer_of
 from engine.work.tracking import begin_tracking
 
@@ -91,6 +92,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     folder = recorder.folder if ranks.is_first else Folder(Path(job.output_dir or recorder.folder.path))
     if ranks.is_first:
         write_text(folder.training_args, write_yaml(job.values(), sort_keys=True))
+    if ranks.is_first_here:
+        tell_attempt(job, recorder)
     set_seed(job.seed)
     device = usable_device(recorder, ranks)
     ranks.join(device, job.ddp_timeout, job.training_arguments.get("ddp_backend"))
@@ -100,6 +103,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     path = ranks.in_turn(
         lambda: local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir), recorder
     )
+    if ranks.is_first_here:
+        tell_models(job, path, recorder)
     recorder.phase("loading_tokenizer")
     tokenizer = load_tokenizer(path, job)
     rows = ranks.in_turn(lambda: rows_of(job, tokenizer, recorder), recorder)
