@@ -1,14 +1,16 @@
-"""``runs list | show | watch | stop | resume | retry``: the run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry | diagnose``: the run folders from the terminal."""
 
 from __future__ import annotations
 
 import sys
 import time
 import unicodedata
+from pathlib import Path
 
 from engine.errors import UserError
 from engine.options.command import as_text
 from engine.runs.card import card
+from engine.runs.diagnostics import diagnose, file_name
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import watch
 from engine.runs.read import list_runs, read_state
@@ -19,7 +21,7 @@ from engine.words import words
 from terminal.cause import print_cause
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry")
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "diagnose")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -38,6 +40,10 @@ def runs(arguments: list[str], language: str) -> int:
     if word == "show":
         print(card(folder, language), end="", flush=True)
         print_cause(folder, language, sys.stdout)
+        return 0
+    if word == "diagnose":
+        target = diagnose(folder, Path(names[1] if len(names) > 1 else file_name(folder)))
+        print(words("cli.diagnosed", language, path=target))
         return 0
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
