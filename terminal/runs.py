@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | diagnose``: the run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose``: the run folders from the terminal."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import time
 import unicodedata
 from pathlib import Path
 
-from engine.errors import UserError
+from engine.errors import Refused, UserError
 from engine.options.command import as_text
 from engine.runs.card import card
 from engine.runs.diagnostics import diagnose, file_name
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import watch
 from engine.runs.read import list_runs, read_state
+from engine.runs.repeat import first_difference, repeated_job
 from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
+from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "diagnose")
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -49,6 +51,8 @@ def runs(arguments: list[str], language: str) -> int:
         return stay_with(folder, language, stop_on_interrupt=False)
     if word == "retry":
         return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
+    if word == "repeat":
+        return _repeat(folder, "--anyway" in arguments, language)
     if word == "resume":
         return start_and_watch(resumed_job(folder), language)
     return _stop(folder, "--now" in arguments, language)
@@ -74,6 +78,24 @@ def _retry(folder: Folder, arguments: list[str], language: str) -> int:
     changes = ", ".join(f"{name}={as_text(value)}" for name, value in retry.changes.items())
     print(words("page.retrying", language, changes=changes))
     return start_and_watch(retry.job, language)
+
+
+def _repeat(folder: Folder, anyway: bool, language: str) -> int:
+    """Do a run again, say what may make it come out otherwise, and at the end whether it did."""
+    repeat = repeated_job(folder)
+    if repeat.refusals and not anyway:
+        raise Refused(repeat.refusals)
+    for problem in (*repeat.refusals, *repeat.warnings):
+        print(problem.text(language), file=sys.stderr)
+    again = start(repeat.job, language)
+    print(words("cli.started", language, folder=again.path))
+    print(words("cli.ctrl_c", language))
+    code = stay_with(again, language, stop_on_interrupt=True)
+    if code == 0 and read_state(folder).status == "done":
+        step = first_difference(folder, again)
+        key = "cli.repeat.same" if step is None else "cli.repeat.differs"
+        print(words(key, language, name=folder.name, step=step))
+    return code
 
 
 def _padded(text: str, columns: int) -> str:

@@ -20,6 +20,7 @@ from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.retry import ON_CLICK, connect_retry, with_retry
+from webui.run_actions import RunActions
 from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
@@ -48,6 +49,7 @@ class RunsTab:
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
+            self._actions = RunActions(frame, KINDS)
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
@@ -81,6 +83,7 @@ class RunsTab:
             _on_resume, [language, self._chosen],
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
+        self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 

@@ -82,7 +82,8 @@ _ESCAPE = re.compile(
       | (?:%|\\x)[Ff][0-4](?:(?:%|\\x)[89ABab][0-9A-Fa-f]){3})
     | %(?P<byte>[0-7][0-9A-Fa-f])
     | (?P<pair>\\u[dD][89ABab][0-9A-Fa-f]{2}\\u[dD][C-Fc-f][0-9A-Fa-f]{2})  # a letter beyond 16 bits in JSON
-    | \\u(?P<four>[0-9A-Fa-f]{4}) | \\u\{(?P<braced>[0-9A-Fa-f]{1,6})\} | \\U(?P<eight>[0-9A-Fa-f]{8}) | \\x(?P<two>[0-9A-Fa-f]{2})
+    | \\u(?P<four>[0-9A-Fa-f]{4}) | \\u\{(?P<braced>[0-9A-Fa-f]{1,6})\}
+    | \\U(?P<eight>[0-9A-Fa-f]{8}) | \\x(?P<two>[0-9A-Fa-f]{2})
     | (?P<entity>&(?:\#\d{1,7}|\#[xX][0-9A-Fa-f]{1,6}|[A-Za-z]{2,31});)
     | \\(?P<cut>\r?\n) | \\(?P<control>[nrtbfv]) | \\(?P<itself>.)
     """,

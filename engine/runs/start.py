@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from engine.catalog.checks import problems_on_disk
@@ -17,6 +18,7 @@ from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
 from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, PreflightJob, TrainJob
 from engine.runs.checkpoints import numbered, remove
+from engine.runs.finish import finish_problems, guard_command, on_finish_of
 from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
@@ -50,6 +52,7 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
     problems = problems_on_disk(job) + ([] if place else device_problems(job, found))
     if place and not job.output_dir:
         problems.append(Problem("devices.output_dir", "output_dir"))
+    problems += finish_problems(job, os.environ)
     if problems:
         raise Refused(problems)
     if place:
@@ -71,7 +74,8 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
             result=None, owner_pid=owner_pid,
         )  # fmt: skip
         _leave_link(main)
-        _spawn(job, folder, lock.fileno(), owner_pid, found)
+        with _guarded(job, folder) if folder == main else nullcontext(()) as held:
+            _spawn(job, folder, (lock.fileno(), *held), owner_pid, found)
     return folder
 
 
@@ -131,18 +135,47 @@ def _clear(folder: Folder) -> None:
         path.unlink(missing_ok=True)
 
 
-def _spawn(job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | None, found: Sequence[Device]) -> None:
+@contextmanager
+def _guarded(job: Options, folder: Folder) -> Iterator[tuple[int, ...]]:
+    """Start what tells of the run's end, if anybody is to be told. Gives the descriptor that the worker has to hold.
+
+    What it reads from ends when the worker's descriptor is closed, and so with the worker, even if that is killed.
+    """
+    if on_finish_of(job) is None:
+        yield ()
+        return
+    end, held = os.pipe()
+    try:
+        with folder.log.open("ab") as log:
+            subprocess.Popen(
+                guard_command(folder), stdin=end, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": _import_path()}, start_new_session=True,
+            )  # fmt: skip
+        yield (held,)
+    finally:
+        os.close(end)
+        os.close(held)
+
+
+def _import_path() -> str:
+    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+
+
+def _spawn(job: Options, folder: Folder, held: tuple[int, ...], owner_pid: int | None, found: Sequence[Device]) -> None:
     """Start the worker. Its standard input is the locked file, which is empty.
 
     So every process below it inherits the lock too, also those that torchrun starts, which hands on nothing else; the
     run counts as alive for as long as any of them lives.
+
+    Args:
+        held: descriptors that the worker holds while it lives, that of the locked file first.
     """
     environment = worker_environment(job, os.environ, found)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = _import_path()
     with folder.log.open("ab") as log:
         subprocess.Popen(
-            worker_command(folder, owner_pid), stdin=lock_descriptor, stdout=log, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True, pass_fds=(lock_descriptor,),
+            worker_command(folder, owner_pid), stdin=held[0], stdout=log, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True, pass_fds=held,
         )  # fmt: skip
 
 
