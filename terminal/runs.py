@@ -21,6 +21,7 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
+from terminal.ladder import print_ladder
 from terminal.watch import start_and_watch, stay_with
 
 WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose")
@@ -40,7 +41,8 @@ def runs(arguments: list[str], language: str) -> int:
         raise UserError("run_name_missing", command=word)
     folder = _find(names[0])
     if word == "show":
-        print(card(folder, language), end="", flush=True)
+        print(card(folder, language))
+        print_ladder(folder, language)
         print_cause(folder, language, sys.stdout)
         return 0
     if word == "diagnose":

@@ -18,6 +18,7 @@ from engine.words import words
 from webui import live
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.ladder import ladder_table
 from webui.language import escaped
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
@@ -115,7 +116,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     return [
         _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
         with_retry(card, folder, progress, language),
-        live.charts(progress, language) if progress and progress.kind == "train" else "",
+        _charts(folder, progress, language),
         live.log(folder, language),
         _command(folder),
         gr.update(interactive=bool(target_of(folder))),
@@ -123,6 +124,12 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         gr.update(interactive=can_resume),
         gr.update(interactive=is_active),
     ]
+
+
+def _charts(folder: Folder | None, progress: Progress | None, language: str) -> str:
+    if folder is None or progress is None or progress.kind != "train":
+        return ""
+    return live.charts(progress, language) + ladder_table(folder, language)
 
 
 def _clicked(event: gr.EventData) -> list[Any]:

@@ -82,6 +82,11 @@ class Folder:
         return self.path / "RUN.md"
 
     @property
+    def ladder(self) -> Path:
+        """What checkpoints answered to ``ladder_prompts``; one JSON object a line, append only."""
+        return self.path / "ladder.jsonl"
+
+    @property
     def rows(self) -> Path:
         """Encoded rows, kept until the run has ended well."""
         return self.path / ".rows"

@@ -131,7 +131,7 @@ def _clear(folder: Folder) -> None:
     for checkpoint in numbered(folder.path):
         remove(checkpoint)
     shutil.rmtree(folder.saving, ignore_errors=True)
-    for path in (folder.events, folder.results, folder.loss_plot, folder.log):
+    for path in (folder.events, folder.results, folder.loss_plot, folder.log, folder.ladder):
         path.unlink(missing_ok=True)
 
 

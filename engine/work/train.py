@@ -27,6 +27,7 @@ from engine.work.dataset import remove_rows, tell
 from engine.work.device import usable_device
 from engine.work.doctor import Doctor
 from engine.work.download import local_model
+from engine.work.ladder import Ladder
 from engine.work.load import load_tokenizer
 from engine.work.optimizers import optimizer_of
 from engine.work.parallel import load_address, parallel_arguments
@@ -123,6 +124,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     )  # fmt: skip
     trainer.doctor = Doctor(job, chosen)
     trainer.optimizer_cls_and_kwargs = optimizer_of(job, arguments)
+    if job.ladder:
+        trainer.add_callback(Ladder(job, tokenizer, recorder))
     if ranks.is_first:
         begin_tracking(job)
     if job.early_stopping_steps:
