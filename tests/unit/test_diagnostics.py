@@ -197,6 +197,15 @@ def test_a_token_that_nobody_has_named_is_known_by_its_shape(kind, spelling):
         assert_gone(SHAPED[kind], Redactor().redact(text))
 
 
+@pytest.mark.parametrize("between", [" ", ", ", "', '", " - ", "\n", "|"])
+@pytest.mark.parametrize("secret", [*SHAPED.values(), "correct horse battery staple"])
+def test_a_named_secret_is_gone_also_in_pieces(secret, between):
+    pieces = between.join(secret[place : place + 5] for place in range(0, len(secret), 5))
+    left = Redactor([secret]).redact(f"['{pieces}'] and more")
+    assert REMOVED in left and "and more" in left
+    assert not [piece for piece in pieces.split(between) if piece in left]
+
+
 secrets = st.one_of(
     st.text(ALPHABET, min_size=4, max_size=60),
     st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=4, max_size=30),
