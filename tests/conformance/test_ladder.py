@@ -16,6 +16,7 @@ from engine.runs.folder import Folder  # noqa: E402
 from engine.runs.ladder import read_ladder  # noqa: E402
 from engine.runs.progress import watch  # noqa: E402
 from engine.runs.record import Recorder, append_line, update_state, write_job  # noqa: E402
+from engine.work.ladder import undisturbed  # noqa: E402
 from engine.work.train import run  # noqa: E402
 from terminal.runs import runs  # noqa: E402
 
@@ -82,6 +83,21 @@ def test_the_answers_are_those_of_the_checkpoint(train, tiny_model):
             )
             made = model.generate(**ids, do_sample=False, max_new_tokens=TOKENS)[0, ids["input_ids"].shape[1] :]
             assert ladder.answers[prompt, step] == tokenizer.decode(made, skip_special_tokens=True)
+
+
+def test_every_part_of_a_model_is_left_as_it_was():
+    class Model(torch.nn.Sequential):
+        device = torch.device("cpu")
+
+    model = Model(torch.nn.Linear(2, 2), torch.nn.Dropout())
+    model[1].eval()
+    before = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="x"), undisturbed(model):
+        assert not any(module.training for module in model.modules())
+        torch.rand(3)
+        raise ValueError("x")
+    assert [module.training for module in model.modules()] == [True, True, False]
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_where_it_cannot_be_done_training_goes_on(train, monkeypatch):

@@ -23,7 +23,7 @@ from engine.runs.read import read_state
 from engine.runs.record import Recorder, update_state, write_job
 from engine.runs.redact import Redactor
 from engine.runs.start import start
-from engine.work.finish import tell
+from engine.work.finish import SETTLING_S, tell
 from tests.unit.house import PROJECT
 
 FACTS = {"status": "done", "run": "m/one", "loss": 1.5, "error": None}
@@ -173,8 +173,9 @@ def test_it_waits_for_the_end_and_tells_of_every_kind(server, status):
     address, posted = server
     folder = a_run(f"{address}/${{SECRET_PATH}}")
     waiting = guard(folder, SECRET_PATH="path-of-secrets")
-    time.sleep(0.5)
-    assert waiting.poll() is None and posted == []
+    with pytest.raises(subprocess.TimeoutExpired):
+        waiting.wait(SETTLING_S + 3 if status == "running" else 0.1)
+    assert posted == []
     update_state(folder, status=status, finished_at=101.0)
     waiting.stdin.close()
     assert waiting.wait(30) == 0
