@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from engine.options.jobs import TrainJob
+from engine.runs.card import card
 from engine.runs.folder import Folder
 from engine.runs.progress import watch
 from engine.runs.read import is_alive, read_log, read_state
@@ -64,14 +65,17 @@ def test_a_run_and_its_repetition_tell_their_ends_and_agree(options):
 
 @pytest.mark.parametrize(("way", "status"), [("killed", "lost"), ("ended", "stopped"), ("broken", "failed")])
 def test_every_other_end_is_told_too(options, way, status):
-    if way == "broken":
-        Path("rows.json").write_text('[{"instruction": "a", "output": "b"}, {]')
-    folder = start(TrainJob.from_values(options))
+    wrong = {"lora_target": "no_such_module"} if way == "broken" else {}
+    folder = start(TrainJob.from_values({**options, **wrong}))
     if way == "killed":
         while read_state(folder).pid is None:
             time.sleep(0.05)
         os.killpg(read_state(folder).pid, signal.SIGKILL)
     if way == "ended":
+        while read_state(folder).status == "starting":
+            time.sleep(0.05)
         end_now(folder)
     assert told(folder, 200).split(" ")[0] == status
     assert not is_alive(folder) and read_state(folder).status == status
+    assert folder.card.is_file() == (way != "killed"), "who is killed writes none; it is shown all the same"
+    assert folder.name in card(folder)
