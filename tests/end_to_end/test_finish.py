@@ -72,7 +72,7 @@ def test_every_other_end_is_told_too(options, way, status):
             time.sleep(0.05)
         os.killpg(read_state(folder).pid, signal.SIGKILL)
     if way == "ended":
-        while read_state(folder).status == "starting":
+        while not folder.events.is_file():  # it has begun its work
             time.sleep(0.05)
         end_now(folder)
     assert told(folder, 200).split(" ")[0] == status
