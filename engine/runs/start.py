@@ -75,7 +75,7 @@ def start(job: Options, language: str = "en", owner_pid: int | None = None) -> F
         )  # fmt: skip
         _leave_link(main)
         with _guarded(job, folder) if folder == main else nullcontext(()) as held:
-            _spawn(job, folder, (lock.fileno(), *held), owner_pid, found)
+            _spawn(job, folder, lock.fileno(), owner_pid, found, *held)
     return folder
 
 
@@ -161,21 +161,23 @@ def _import_path() -> str:
     return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
 
 
-def _spawn(job: Options, folder: Folder, held: tuple[int, ...], owner_pid: int | None, found: Sequence[Device]) -> None:
+def _spawn(
+    job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | None, found: Sequence[Device], *held: int
+) -> None:
     """Start the worker. Its standard input is the locked file, which is empty.
 
     So every process below it inherits the lock too, also those that torchrun starts, which hands on nothing else; the
     run counts as alive for as long as any of them lives.
 
     Args:
-        held: descriptors that the worker holds while it lives, that of the locked file first.
+        held: further descriptors that the worker holds while it lives.
     """
     environment = worker_environment(job, os.environ, found)
     environment["PYTHONPATH"] = _import_path()
     with folder.log.open("ab") as log:
         subprocess.Popen(
-            worker_command(folder, owner_pid), stdin=held[0], stdout=log, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True, pass_fds=held,
+            worker_command(folder, owner_pid), stdin=lock_descriptor, stdout=log, stderr=subprocess.STDOUT,
+            env=environment, start_new_session=True, pass_fds=(lock_descriptor, *held),
         )  # fmt: skip
 
 
