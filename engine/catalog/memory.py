@@ -26,6 +26,9 @@ LOADING_PROCESS_BYTES = {"cpu": 550e6, "cuda": 500e6}
 HIDDEN_KEPT = {"lora": 7, "oft": 9, "full": 9, "freeze": 9}
 """Tensors as wide as the residual stream that a layer keeps for the backward pass, for each token. A norm that is
 trained keeps its own result as well. Exact for Llama; tests/conformance/test_memory.py counts them."""
+HIDDEN_KEPT_BESIDE_HALF = {"lora": 7, "oft": 21, "full": 16, "freeze": 16}
+"""The same, in numbers of two bytes, where matrix products are in half precision and what is trained is not: the
+residual stream of trained weights is in float32, and each product has an input of its own."""
 KEY_VALUE_KEPT = 2
 INTERMEDIATE_KEPT = {"cpu": 3, "cuda": 4}
 """Gate, up, and their product; on a GPU the activated gate too (``engine.work.fused`` computes it again)."""
@@ -43,6 +46,9 @@ WHOLE_LOGIT_COPIES = 3
 """Where it is not: all logits, their log-softmax and their gradient."""
 SHARED_FROM = 16
 """Tokens from which on a common beginning of rows is computed once (``engine.work.packed``)."""
+TRAINED_IN_PARTS = 0.1
+"""Share of a model that an adapter may have at most where each core computes a part of a micro-batch: every part has
+gradients of its own until they are added (``engine.work.side_by_side``)."""
 ATTENTION_COPIES = 3
 """Of each attention score, where all of them are kept (``flash_attn: disabled``)."""
 UPDATE_COPIES = 2
@@ -174,8 +180,22 @@ def needs_checkpointing(
     return _estimate(job, shape, device, lengths, False).verdict in ("tight", "too_big")
 
 
-def largest_batch(job: TrainJob, lengths: RowLengths | None) -> MicroBatch:
-    """The longest rows of the dataset in one micro-batch: what the smoke run computes, and no step exceeds."""
+def parts_at_once(job: TrainJob, shape: ModelShape, device: Device, is_checkpointed: bool) -> int:
+    """Into how many parts a micro-batch is cut that are computed at once, each with logits and gradients of its own."""
+    is_alone = device.is_cpu and job.processes_here * job.nnodes == 1 and job.flash_attn in ("auto", "sdpa")
+    is_plain = job.finetuning_type in ("lora", "oft") and not job.quantization_bit and not job.lora_dropout
+    is_free = job.stage in ("sft", "pt") and not job.weighs_tokens and not job.neftune_noise_alpha
+    if is_checkpointed or not (is_alone and is_plain and is_free):
+        return 1
+    return max(1, min(device.cores, job.per_device_train_batch_size))
+
+
+def largest_batch(job: TrainJob, lengths: RowLengths | None, parts: int = 1) -> MicroBatch:
+    """The longest rows of the dataset in one micro-batch: what the smoke run computes, and no step exceeds.
+
+    Args:
+        parts: what its rows have in common is computed once in each of so many.
+    """
     rows = job.per_device_train_batch_size
     is_padded = job.flash_attn not in ("auto", "sdpa")
     if lengths is None or not lengths.longest:
@@ -198,7 +218,7 @@ def largest_batch(job: TrainJob, lengths: RowLengths | None) -> MicroBatch:
     tokens = sum(row.tokens for row in taken)
     is_random = job.lora_dropout or job.neftune_noise_alpha
     if lengths.shared >= SHARED_FROM and not is_random:
-        tokens -= (len(taken) - 1) * min(lengths.shared, taken[-1].longest)
+        tokens -= max(0, len(taken) - parts) * min(lengths.shared, taken[-1].longest)
     squares = sum(row.tokens * row.longest for row in taken)
     return MicroBatch(len(taken), tokens, learned, longest, squares, False)
 
@@ -276,7 +296,8 @@ def _estimate(
     chosen = precision(device, bf16=job.bf16, fp16=job.fp16, pure_bf16=job.pure_bf16)
     processes = max(1, job.processes_here)
     shards = processes * job.nnodes
-    batch = largest_batch(job, lengths)
+    at_once = parts_at_once(job, shape, device, is_checkpointed)
+    batch = largest_batch(job, lengths, at_once)
     trained = trained_weights(job, shape)
     numbers = sum(each.count for each in trained)
     biggest = max((each.count for each in trained), default=0)
@@ -291,12 +312,16 @@ def _estimate(
     }
     optimizer = state_bytes(job.optimizer_name, trained, BYTES[chosen.trained]) / share_of_state
     gradients = numbers * BYTES[chosen.trained] / share_of_state
+    if at_once > 1:
+        gradients += at_once * min(numbers, TRAINED_IN_PARTS * shape.parameters) * BYTES[chosen.trained]
     activations = activation_bytes(job, shape, chosen, batch, is_checkpointed)
+    if _casts(chosen):
+        activations += numbers * BYTES[chosen.autocast]  # what is trained, as the matrix products take it
     if any(each.layer is None and len(each.shape) == 2 for each in trained) and shape.has_plain_head:
         activations += shape.vocabulary * shape.hidden * 4  # the output layer's gradient, kept until it is added
     logits = batch.learned * shape.vocabulary * 4 * WHOLE_LOGIT_COPIES
     if shape.has_plain_head:
-        logits = min(batch.learned * shape.vocabulary * 4, LOGIT_PIECE_BYTES) * LOGIT_COPIES
+        logits = min(batch.learned * shape.vocabulary * 4, at_once * LOGIT_PIECE_BYTES) * LOGIT_COPIES
     temporary = UPDATE_COPIES * biggest * BYTES[chosen.trained]
     step = {"gradients": gradients, "optimizer": optimizer, "activations": activations, "logits": logits}
     moments: dict[Moment, dict[str, float]] = {
@@ -315,6 +340,11 @@ def _estimate(
     return Estimate(parts, moment, batch, device, chosen, free, processes, is_checkpointed, shape)
 
 
+def _casts(chosen: Precision) -> bool:
+    """Whether trained weights have another format than the matrix products."""
+    return BYTES[chosen.autocast] < BYTES[chosen.trained]
+
+
 def _models(job: TrainJob) -> int:
     """How many models are held: a second one where the first is compared with itself as it began."""
     return 2 if job.needs_reference and (job.ref_model or job.finetuning_type not in ("lora", "oft")) else 1
@@ -324,11 +354,11 @@ def activation_bytes(
     job: TrainJob, shape: ModelShape, chosen: Precision, batch: MicroBatch, is_checkpointed: bool
 ) -> float:
     """What the forward pass keeps for the backward pass, in all layers from the first that is trained on."""
-    size = BYTES[chosen.autocast]
+    size = min(BYTES[chosen.autocast], BYTES[chosen.weights])
     layers = shape.layers - min(trained_layers(job, shape), default=0)
-    kept = HIDDEN_KEPT[job.finetuning_type] * shape.hidden
+    kept = (HIDDEN_KEPT_BESIDE_HALF if _casts(chosen) else HIDDEN_KEPT)[job.finetuning_type] * shape.hidden
     kept += INTERMEDIATE_KEPT["cpu" if chosen.is_cpu else "cuda"] * shape.intermediate
-    kept += KEY_VALUE_KEPT * shape.key_value_width + NUMBERS_KEPT + shape.heads
+    kept += KEY_VALUE_KEPT * shape.key_value_width + (NUMBERS_KEPT + shape.heads) * BYTES["float32"] / size
     if job.finetuning_type == "lora":
         kept += job.lora_rank * len(shape.linear(job.lora_target)) / shape.layers
     working = HIDDEN_WORKING * shape.hidden + INTERMEDIATE_WORKING * shape.intermediate

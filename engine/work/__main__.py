@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -27,11 +28,14 @@ from engine.runs.launch import NOTES, needs_torchrun, place_in
 from engine.runs.progress import watch
 from engine.runs.read import read_job
 from engine.runs.record import Recorder, StopRequested
+from engine.work.imports import lean_imports
 from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
         "gguf": "engine.work.gguf.job", "chat": "engine.work.chat", "data": "engine.work.inspect"}  # fmt: skip
+LATE = ("gguf", "chat", "data")
+"""Kinds whose module loads libraries only when it has seen what the job needs."""
 
 
 def main(path: str, owner_pid: int | None) -> int:
@@ -93,7 +97,15 @@ def _do(job: Options, recorder: Recorder) -> dict[str, Any]:
         from engine.work import torchrun
 
         return torchrun.launch(job, recorder)
-    return importlib.import_module(WORK[job.kind]).run(job, recorder)
+    return _work(job.kind).run(job, recorder)
+
+
+def _work(kind: str) -> ModuleType:
+    """The module that does the jobs of a kind."""
+    if kind in LATE:
+        return importlib.import_module(WORK[kind])
+    with lean_imports():
+        return importlib.import_module(WORK[kind])
 
 
 def explain(error: BaseException, folder: Folder | None = None) -> dict:

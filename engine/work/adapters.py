@@ -11,11 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.work.freeze import unfreeze_layers
+from engine.work.imports import without_bitsandbytes
 from engine.work.load import fit_to_adapter, plain_tokenizer, read_adapter_config
 from engine.work.lora import new_adapter
 from engine.work.vocabulary import fit_vocabulary
 
 
+@without_bitsandbytes()
 def make_trainable(
     model: Any, job: TrainJob, dtype: str = "float32", tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Any:

@@ -36,7 +36,7 @@ def collate_for(models: Sequence[Any], pad_token_id: int, is_noisy: bool = False
         for model in models:
             _implement(model, attention.NAME)
         if all(keeps_sequences_apart(model) for model in models):
-            is_shared = not is_noisy and not any(_has_dropout(model) for model in models)
+            is_shared = not is_noisy and not any(has_dropout(model) for model in models)
             return lambda sequences: flatten(sequences, is_shared)
         for model, implementation in zip(models, before, strict=True):
             _implement(model, implementation)
@@ -64,6 +64,19 @@ def keeps_sequences_apart(model: Any) -> bool:
     return difference <= TOLERANCE.get(model.dtype, TOLERANCE[torch.bfloat16])
 
 
+def is_laid_out(model: Any) -> bool:
+    """Whether ``collate_for`` has found that this model's micro-batches can do without padding."""
+    return _implementation(model) == attention.NAME
+
+
+def has_dropout(model: Any) -> bool:
+    """Whether a training step of this model is random."""
+    named = vars(model.config.get_text_config()).items()
+    return any(isinstance(each, torch.nn.Dropout) and each.p for each in model.modules()) or any(
+        value for name, value in named if name.endswith(("dropout", "pdrop")) and isinstance(value, float)
+    )
+
+
 def _implementation(model: Any) -> str | None:
     return model.config.get_text_config()._attn_implementation
 
@@ -71,14 +84,6 @@ def _implementation(model: Any) -> str | None:
 def _implement(model: Any, name: str) -> None:
     for config in {id(each): each for each in (model.config, model.config.get_text_config())}.values():
         config._attn_implementation = name
-
-
-def _has_dropout(model: Any) -> bool:
-    """Whether a training step of this model is random."""
-    named = vars(model.config.get_text_config()).items()
-    return any(isinstance(each, torch.nn.Dropout) and each.p for each in model.modules()) or any(
-        value for name, value in named if name.endswith(("dropout", "pdrop")) and isinstance(value, float)
-    )
 
 
 def _on(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from engine.runs.chat import Piece
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
 from engine.work.__main__ import explain
+from engine.work.imports import lean_imports
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
 INTERVAL_S = 0.1
@@ -65,7 +66,8 @@ def load(job: ChatJob, recorder: Recorder) -> tuple[Any, dict[str, Any]]:
             "backend": "llama.cpp",
         }
     else:
-        from engine.work.generate import load_for_answers
+        with lean_imports():
+            from engine.work.generate import load_for_answers
 
         model = load_for_answers(job, recorder)
         facts = {"model": job.model_name_or_path, "adapters": list(job.adapter_name_or_path), "dtype": model.dtype,

@@ -1,13 +1,13 @@
 """A decoder's norms and gated activations as single operations of autograd, with the fewest passes over memory.
 
 transformers writes them as chains of elementwise operations, each of which reads and writes a whole tensor and keeps
-it for the backward pass. On a CPU that takes as long as a good part of the matrix products. A module is replaced only
-if it gives, and passes back, the same numbers on a sample.
+it for the backward pass. On a CPU that takes as long as a good part of the matrix products. Modules are replaced only
+if one of their kind gives, and passes back, the same numbers on a sample.
 """
 
 from __future__ import annotations
 
-from types import MethodType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -21,9 +21,15 @@ ROWS = 128
 def fuse(model: torch.nn.Module) -> int:
     """Replace what can be replaced without changing a result. Returns how many modules that were."""
     fused = 0
+    is_same: dict[Any, bool] = {}
     for module in model.modules():
         forward = _norm if _looks_like_norm(module) else _gated if _looks_like_gated(module) else None
-        if forward is not None and _gives_the_same(module, forward):
+        if forward is None:
+            continue
+        kind = _kind(module)
+        if kind not in is_same:
+            is_same[kind] = _gives_the_same(module, forward)
+        if is_same[kind]:
             module.forward = MethodType(forward, module)
             fused += 1
     return fused
@@ -38,6 +44,21 @@ def _looks_like_gated(module: torch.nn.Module) -> bool:
     return all(hasattr(module, part) for part in parts) and set(dict(module.named_children())) == set(parts)
 
 
+def _kind(module: torch.nn.Module) -> Any:
+    """What modules that compute in the same way have in common: classes, settings, and the form of their weights."""
+    parts = tuple(
+        (name, type(part), tuple((key, value) for key, value in vars(part).items() if isinstance(value, _SETTING)))
+        for name, part in module.named_modules()
+    )
+    forms = (
+        (name, each.shape, each.dtype, each.device, each.requires_grad) for name, each in module.named_parameters()
+    )
+    return parts, tuple(forms)
+
+
+_SETTING = (bool, int, float, str, FunctionType, BuiltinFunctionType)
+
+
 def _weights(module: torch.nn.Module) -> list[torch.nn.Parameter]:
     return list(module.parameters())
 
@@ -48,7 +69,7 @@ def _epsilon(module: torch.nn.Module) -> float | None:
 
 def _norm(module: torch.nn.Module, x: Tensor) -> Tensor:
     (weight,) = _weights(module)
-    if weight.requires_grad or x.dtype != torch.float32 or weight.dtype != torch.float32:
+    if weight.requires_grad or x.dtype != weight.dtype:
         return type(module).forward(module, x)
     return _RmsNorm.apply(x, weight, _epsilon(module))
 
@@ -59,8 +80,9 @@ def _gated(module: Any, x: Tensor) -> Tensor:
 
 def _gives_the_same(module: torch.nn.Module, forward: Any) -> bool:
     """Whether ``forward`` gives a module's own output and gradient on a few random inputs."""
-    weight = next(module.parameters())
+    weight = next(each for each in module.parameters() if each.is_floating_point())  # what is quantized is not
     width = module.gate_proj.in_features if hasattr(module, "gate_proj") else weight.numel()
+    is_exact = all(each.dtype == torch.float32 for each in module.parameters())
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 3, width, generator=generator).to(weight.device, weight.dtype).requires_grad_()
     found = []
@@ -69,7 +91,7 @@ def _gives_the_same(module: torch.nn.Module, forward: Any) -> bool:
         found.append((out, *torch.autograd.grad(out, x, torch.linspace(-1, 1, out.numel()).view_as(out).to(out))))
     if not all(each.isfinite().all() for each in found[0]):
         return False  # broken weights are not noticed here
-    tolerance = 1e-5 if weight.dtype == torch.float32 else 2e-2
+    tolerance = 1e-5 if is_exact else 2e-2
     return all(
         torch.allclose(own, ours, rtol=tolerance, atol=tolerance * own.abs().max().item())
         for own, ours in zip(*found, strict=True)
@@ -77,31 +99,35 @@ def _gives_the_same(module: torch.nn.Module, forward: Any) -> bool:
 
 
 class _RmsNorm(torch.autograd.Function):
-    """x / √(mean(x²) + ε) · w over the last dimension; w is frozen."""
+    """x / √(mean(x²) + ε) · w over the last dimension; w is frozen. In float32, whatever the format of x and w."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         out = torch.empty_like(flat)
-        scale = flat.new_empty(len(flat), 1)
+        scale = flat.new_empty(len(flat), 1, dtype=torch.float32)
         for rows, result, factor in zip(flat.split(ROWS), out.split(ROWS), scale.split(ROWS), strict=True):
-            torch.linalg.vector_norm(rows, dim=-1, keepdim=True, out=factor)
+            exact = rows.float()
+            torch.linalg.vector_norm(exact, dim=-1, keepdim=True, out=factor)
             factor.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-            torch.mul(rows, factor, out=result).mul_(weight)
+            torch.mul(exact, factor, out=result).mul_(weight)
         ctx.save_for_backward(x, weight, scale)
         return out.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         x, weight, scale = ctx.saved_tensors
-        width = x.shape[-1]
+        width, is_exact = x.shape[-1], x.dtype == torch.float32
         flat, upstream = x.reshape(-1, width), gradient.reshape(-1, width)
         out = torch.empty_like(flat)
         parts = zip(flat.split(ROWS), upstream.split(ROWS), out.split(ROWS), scale.split(ROWS), strict=True)
         for rows, given, result, factor in parts:
-            torch.mul(given, weight, out=result)
-            along = (result * rows).sum(-1, keepdim=True).mul_(factor.pow(3)).div_(width)
-            result.mul_(factor).addcmul_(rows, along, value=-1)
+            exact = rows.float()
+            wide = torch.mul(given, weight, out=result) if is_exact else given.float().mul_(weight)
+            along = (wide * exact).sum(-1, keepdim=True).mul_(factor.pow(3)).div_(width)
+            wide.mul_(factor).addcmul_(exact, along, value=-1)
+            if not is_exact:
+                result.copy_(wide)
         return out.view_as(x), None, None
 
 

@@ -25,6 +25,7 @@ from engine.errors import UserError
 from engine.options.jobs import DataJob
 from engine.runs.read import read_language
 from engine.runs.record import Recorder, write_text
+from engine.work.imports import lean_imports
 from engine.work.near import NearDuplicates
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def run(job: DataJob, recorder: Recorder) -> dict[str, Any]:
     _refuse_own_files(job, [entry for entry, _ in named])
     seen = None
     if job.model_name_or_path:
-        from engine.work.rows_seen import RowsSeen  # loads torch, which a check without a model does not need
+        with lean_imports():
+            from engine.work.rows_seen import RowsSeen  # loads torch, which a check without a model does not need
 
         seen = RowsSeen.of(job, recorder)
     with ExitStack() as stack:

@@ -20,6 +20,7 @@ from engine.catalog.models import model_problem
 from engine.catalog.rendering import adapter_template, named_template, renderer_of, with_system
 from engine.errors import UserError
 from engine.options.model import Model, Vocabulary
+from engine.work.imports import without_bitsandbytes
 from engine.work.quantization import is_quantized, quantized_loading
 from engine.work.rope import stretch
 from engine.work.shards import stored_tensors
@@ -106,6 +107,7 @@ def load_model(
         return kind.from_pretrained(path, **chosen, **quantized, **settings).eval()
 
 
+@without_bitsandbytes()
 def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...]) -> torch.nn.Module:
     """A model that answers with all adapters together, in this order; the base model's object is used up.
 

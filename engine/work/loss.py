@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -94,8 +95,11 @@ def _only_positions(model: Any, positions: Tensor, kept: list[Tensor] | None = N
     Args:
         kept: where they are put, and the output layer sees none.
     """
+    own = get_ident()
 
-    def select(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor]:
+    def select(module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor] | None:
+        if get_ident() != own:
+            return None  # another part of the batch, which is computed at the same time and has positions of its own
         hidden = arguments[0].flatten(0, 1).index_select(0, positions).unsqueeze(0)
         if kept is None:
             return (hidden,)

@@ -16,6 +16,8 @@ from engine.work.trainer import StepTrainer
 class SupervisedTrainer(StepTrainer):
     """The loss of a step is the mean over its learned tokens."""
 
+    is_free_of_state = True
+
     def step_totals(self, examples: Sequence[Encoded]) -> Tensor:
         return torch.tensor(max(1, sum(example.learned for example in examples)))
 

@@ -73,6 +73,8 @@ class WeighedTrainer(SupervisedTrainer):
         reference: the model before training, for ASFT; else None.
     """
 
+    is_free_of_state = False
+
     def __init__(self, job: TrainJob, reference: Reference | None, **given: Any) -> None:
         self._job, self._reference, self._token_loss = job, reference, token_loss(job)
         super().__init__(**given)

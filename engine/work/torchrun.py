@@ -121,12 +121,18 @@ def why_it_failed(notes: Mapping[int, Note], failures: Mapping[int, ProcessFailu
         if rank == 0 or error.key == "out_of_memory":  # which `runs retry` knows by its name
             return error
         return UserError("rank_failed", rank=rank, processes=processes, cause=error.text(), cause_key=error.key)
-    killed = {rank: -failure.exitcode for rank, failure in failures.items() if failure.exitcode < 0}
+    killed = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0}
     if killed:
-        rank = min(killed)
-        return UserError("rank_killed", rank=rank, processes=processes, signal=signal.Signals(killed[rank]).name)
+        rank = min(killed, key=lambda rank: _how_early(killed[rank], rank))
+        name = signal.Signals(-killed[rank].exitcode).name
+        return UserError("rank_killed", rank=rank, processes=processes, signal=name)
     echoes = [note.error["facts"].get("detail", "") for note in notes.values() if note.error]
     return UserError("ranks_parted", detail=next(filter(None, echoes), "no message"))
+
+
+def _how_early(failure: ProcessFailure, rank: int) -> tuple[bool, float, int]:
+    """Sorts processes that were killed: torchrun itself ends the others, by SIGTERM and after that by SIGKILL."""
+    return -failure.exitcode == signal.SIGTERM, failure.timestamp, rank
 
 
 def leave_note(rank: int, status: str, error: dict[str, Any] | None = None, **facts: Any) -> None:

@@ -11,16 +11,17 @@ from torch import Tensor
 from transformers import Trainer
 
 from engine.errors import UserError
-from engine.work.arrangement import Collate, collate_for
+from engine.work.arrangement import Collate, collate_for, has_dropout, is_laid_out
 from engine.work.batching import arrange
 from engine.work.checkpoints import AtomicCheckpoints
 from engine.work.doctor import Examined
+from engine.work.parts import InParts
 from engine.work.ranks import SPARE, within
 from engine.work.schedule import schedule_settings
 from engine.work.streaming import Fault
 
 
-class StepTrainer(Examined, AtomicCheckpoints, Trainer):
+class StepTrainer(Examined, InParts, AtomicCheckpoints, Trainer):
     """Trains in steps whose loss does not depend on how their examples are arranged into micro-batches.
 
     A stage supplies ``step_totals`` (what its loss divides by, over the whole step) and ``loss_of`` (a micro-batch's
@@ -58,6 +59,11 @@ class StepTrainer(Examined, AtomicCheckpoints, Trainer):
         models = [self.model] if other is None else [self.model, other]
         return collate_for(models, self.pad_token_id, is_noisy=bool(self.args.neftune_noise_alpha))
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether micro-batches are without padding and nothing about them is random."""
+        return is_laid_out(self.model) and not has_dropout(self.model) and not self.args.neftune_noise_alpha
+
     def to_tensors(self, examples: Sequence[Any]) -> dict[str, Tensor]:
         """One micro-batch."""
         return self._collate(examples)
@@ -84,7 +90,8 @@ class StepTrainer(Examined, AtomicCheckpoints, Trainer):
         totals = self.step_totals(examples).to(device)
         ranks = self.accelerator.num_processes
         mine = arrange(examples, len(drawn) * ranks)[self.accelerator.process_index :: ranks]
-        return [self._batch(batch or examples[-1:], is_spare=not batch) for batch in mine], totals
+        made = [self.step_batch(batch) if batch else self._batch(examples[-1:], is_spare=True) for batch in mine]
+        return made, totals
 
     def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *given: Any, **named: Any) -> Any:
         """Of several ranks each draws the whole step, and computes its share of it.

@@ -22,7 +22,8 @@ from engine.runs.record import Recorder
 from engine.work import export
 from engine.work.adapters import make_trainable
 from engine.work.generate import load_for_answers
-from engine.work.load import load_model
+from engine.work.load import load_model, load_tokenizer
+from engine.work.stages import model_of
 from engine.work.train import count_parameters
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -155,6 +156,15 @@ def test_a_quantized_adapter_is_continued(tiny_model: Path, tmp_path: Path) -> N
     again = begin(job_of(tiny_model, quantization_bit=4, adapter_name_or_path=str(tmp_path / "adapter")))
     assert float((logits_of(again) - expected).abs().max()) < 1e-5
     assert learn(again)[-1] < learn(begin(job_of(tiny_model, quantization_bit=4)))[-1]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_trains_as_training_prepares_it(bits: int, tiny_model: Path) -> None:
+    """With every speed-up that training puts in; the same model without them is the reference."""
+    job = job_of(tiny_model, quantization_bit=bits)
+    torch.manual_seed(1)
+    prepared = model_of(tiny_model, job, "float32", "float32", "cpu", load_tokenizer(tiny_model, job))
+    assert learn(prepared) == pytest.approx(learn(begin(job)), abs=1e-3)
 
 
 def test_numbers_that_share_a_byte_are_counted(tiny_model: Path) -> None:

@@ -48,7 +48,8 @@ sys.exit(main(sys.argv[1], None))
 @pytest.fixture
 def in_little_memory(monkeypatch):
     def spawn(job, folder, lock_descriptor, owner_pid, found) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+        # On one core, so that what is asked for is a whole micro-batch's, and not that of the part each core computes.
+        environment = {**os.environ, "PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
         with folder.log.open("ab") as log:
             subprocess.Popen(
                 [sys.executable, "-c", WORKER, str(folder.path)], stdin=lock_descriptor, stdout=log, stderr=log,

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from engine.runs.read import is_alive, read_state
 from engine.runs.record import update_state, write_job
 from engine.runs.start import start
 from engine.runs.stop import ask_to_stop, end_now
-from engine.work.torchrun import free_port
+from engine.work.torchrun import free_port, why_it_failed
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 APP = [sys.executable, str(PROJECT / "app.py")]
@@ -218,6 +219,23 @@ def test_a_rank_that_is_killed_ends_the_run_with_that_cause(options):
     assert wait_for_end(folder) == "failed"
     error = read_state(folder).error
     assert error["key"] == "rank_killed" and error["facts"]["rank"] == "1" and error["facts"]["signal"] == "SIGKILL"
+
+
+@pytest.mark.parametrize(
+    ("ended", "rank", "name"),
+    [
+        ({0: (signal.SIGTERM, 100), 1: (signal.SIGKILL, 100)}, 1, "SIGKILL"),  # torchrun ended the other at once
+        ({0: (signal.SIGTERM, 100), 1: (signal.SIGSEGV, 101)}, 1, "SIGSEGV"),
+        ({0: (signal.SIGKILL, 103), 1: (signal.SIGKILL, 100)}, 1, "SIGKILL"),  # it did not leave when told to
+        ({0: (signal.SIGTERM, 100), 1: (signal.SIGTERM, 100)}, 0, "SIGTERM"),
+    ],
+)
+def test_the_rank_that_is_named_is_not_one_that_was_ended_for_another(ended, rank, name):
+    failures = {
+        each: SimpleNamespace(exitcode=-number, timestamp=at, local_rank=each) for each, (number, at) in ended.items()
+    }
+    error = why_it_failed({}, failures, 2)
+    assert (error.key, error.facts["rank"], error.facts["signal"]) == ("rank_killed", rank, name)
 
 
 def test_a_rank_that_fails_ends_the_run_with_its_error(options, workplace, monkeypatch):

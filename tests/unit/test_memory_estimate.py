@@ -272,7 +272,25 @@ def test_a_model_that_changes_its_logits_holds_all_of_them():
     capped = from_config({**SMOLLM2, "final_logit_softcapping": 30.0})
     plain, whole = (estimate(job(), shape, cpu(99 * GIGABYTE)).parts["logits"] for shape in (SMALL, capped))
     assert whole == 4 * 1024 * 49152 * 4 * 3
-    assert plain < whole / 10
+    assert plain == 2 * 48_000_000 * 3  # a piece on each of two cores
+    assert estimate(job(lora_dropout=0.1), SMALL, cpu(99 * GIGABYTE)).parts["logits"] == 48_000_000 * 3
+
+
+def test_parts_that_are_computed_at_once_have_gradients_of_their_own():
+    def gradients(**values) -> int:
+        return estimate(job(**values), SMALL, cpu(99 * GIGABYTE)).parts["gradients"]
+
+    one = sum(each.count for each in trained_weights(job(), SMALL)) * 4
+    assert gradients() == 3 * one
+    for alone in ({"per_device_train_batch_size": 1}, {"nproc_per_node": 2}, {"stage": "kto"}, {"use_dft_loss": True}):
+        assert gradients(**alone) == one, alone
+    assert estimate(job(), SMALL, t4()).parts["gradients"] == one
+
+
+def test_a_beginning_is_computed_once_in_each_part():
+    lengths = RowLengths((Row(300, 200, 300), Row(100, 40, 100), Row(100, 40, 100)), 3, 500, shared=30)
+    assert largest_batch(job(), lengths, 2).tokens == 470
+    assert largest_batch(job(), lengths, 3).tokens == largest_batch(job(), lengths, 4).tokens == 500
 
 
 def test_shards_are_shared_out():

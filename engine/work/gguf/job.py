@@ -11,6 +11,7 @@ from typing import Any
 from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.record import Recorder, write_text
+from engine.work.imports import lean_imports
 from engine.work.unfinished import unfinished
 
 
@@ -68,8 +69,9 @@ def outfile_of(job: GgufJob, folder: Path) -> Path:
 
 def _make(job: GgufJob, folder: Path, temporary: Path, recorder: Recorder) -> tuple[dict[str, Any], Any]:
     """Write the temporary file and prove it. Returns what was proven, and the tokenizer."""
-    from engine.work.gguf import architecture, convert, quantize, source, verify
-    from engine.work.load import load_tokenizer
+    with lean_imports():
+        from engine.work.gguf import architecture, convert, quantize, source, verify
+        from engine.work.load import load_tokenizer
 
     is_k_quant = job.outtype in quantize.BITS_PER_WEIGHT
     if is_k_quant:

@@ -1,0 +1,129 @@
+"""What a worker loads, and that what it is spared is there as soon as it is needed. Each in a Python of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine.options.jobs import TrainJob
+from engine.runs.folder import Folder
+from engine.runs.read import read_state
+from engine.runs.record import update_state, write_job
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOT_FOR_A_PLAIN_RUN = {
+    "bitsandbytes", "trl", "modelscope", "gguf", "llama_cpp", "gradio", "webui", "networkx",
+    "torch._inductor.compile_fx", "torch._inductor.lowering", "matplotlib.pyplot",
+}  # fmt: skip
+
+
+def printed(code: str) -> dict:
+    """What ``code`` has left in ``found``, as JSON."""
+    code = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\n{code}\nimport json\nprint('FOUND', json.dumps(found))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout.rsplit("FOUND", 1)[1])
+
+
+def trained(model: Path, folder: Path, **options) -> dict:
+    """Do a training of one step as a worker does. Returns the modules loaded at its start and end, and its layers'."""
+    values = {"model_name_or_path": str(model), "dataset": "identity", "max_steps": 1, "output_dir": str(folder)}
+    job = TrainJob.from_values({**values, "template": "smollm2", "report_to": "none", **options})
+    run = Folder(folder)
+    folder.mkdir()
+    write_job(run, job, "en")
+    update_state(run, kind="train", status="starting", pid=None, started_at=time.time(), finished_at=None)
+    found = printed(
+        "from engine.work import __main__ as worker\n"
+        "found = {'at_once': sorted(sys.modules)}\n"
+        "def watched(kind, own=worker._work):\n"
+        "    module = own(kind)\n"
+        "    def look(model, count=module.count_parameters):\n"
+        "        kinds = {type(each) for each in model.modules()}\n"
+        "        found['layers'] = sorted(f'{kind.__module__}.{kind.__name__}' for kind in kinds)\n"
+        "        return count(model)\n"
+        "    module.count_parameters = look\n"
+        "    return module\n"
+        "worker._work = watched\n"
+        f"found['code'] = worker.main({str(folder)!r}, None)\n"
+        "found['in_the_end'] = sorted(sys.modules)"
+    )
+    assert found["code"] == 0, read_state(run).error
+    return found
+
+
+def test_a_plain_run_loads_only_what_it_uses(workplace, tiny_model, tmp_path):
+    found = trained(tiny_model, tmp_path / "run")
+    assert "torch" not in found["at_once"], "a worker says that it runs before it loads anything heavy"
+    assert {"torch", "peft", "matplotlib.figure"} <= set(found["in_the_end"])
+    assert "peft.tuners.lora.layer.Linear" in found["layers"]
+    assert set(found["in_the_end"]) & NOT_FOR_A_PLAIN_RUN == set()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantized_base_gets_the_layers_made_for_it(workplace, tiny_model, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    found = trained(tiny_model, tmp_path / "run", quantization_bit=bits)
+    assert f"peft.tuners.lora.bnb.Linear{'4bit' if bits == 4 else '8bitLt'}" in found["layers"]
+
+
+def test_a_base_stored_quantized_gets_them_too(workplace, tiny_model, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    stored = tmp_path / "stored"
+    printed(
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig\n"
+        f"of = {str(tiny_model)!r}\n"
+        "model = AutoModelForCausalLM.from_pretrained(of, quantization_config=BitsAndBytesConfig(load_in_4bit=True))\n"
+        f"model.save_pretrained({str(stored)!r})\n"
+        f"AutoTokenizer.from_pretrained(of).save_pretrained({str(stored)!r})\n"
+        "found = {}"
+    )
+    found = trained(stored, tmp_path / "run")
+    assert "peft.tuners.lora.bnb.Linear4bit" in found["layers"]
+
+
+def test_an_optimizer_of_bitsandbytes_is_found(workplace, tiny_model, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    found = trained(tiny_model, tmp_path / "run", optim="adamw_bnb_8bit")
+    assert "bitsandbytes.optim" in found["in_the_end"]
+
+
+def test_transformers_reads_the_files_of_its_models_once_and_knows_all_of_them():
+    found = printed(
+        "reads = []\n"
+        "def hook(event, given):\n"
+        "    if event == 'open' and str(given[0]).endswith('modeling_llama.py'): reads.append(str(given[0]))\n"
+        "sys.addaudithook(hook)\n"
+        "from engine.work.imports import lean_imports\n"
+        "with lean_imports():\n"
+        "    from transformers import models\n"
+        "once = len(reads)\n"
+        "from transformers.utils import import_utils\n"
+        "import_utils.create_import_structure_from_path.cache_clear()\n"
+        "import_utils.define_import_structure.cache_clear()\n"
+        "anew = import_utils.define_import_structure(models.__file__)\n"
+        "names = {name for kinds in anew.values() for file in kinds.values() for name in file}\n"
+        "found = {'once': once, 'then': len(reads), 'missing': sorted(names - set(dir(models))), 'all': len(names)}"
+    )
+    assert (found["once"], found["then"]) == (1, 2)
+    assert found["missing"] == [] and found["all"] > 1000
+
+
+def test_garbage_is_collected_again_after_an_import_even_one_that_fails():
+    found = printed(
+        "import gc\n"
+        "from engine.work.imports import lean_imports\n"
+        "found = {'within': None}\n"
+        "try:\n"
+        "    with lean_imports():\n"
+        "        found['within'] = gc.isenabled()\n"
+        "        import bitsandbytes\n"
+        "except ModuleNotFoundError as error:\n"
+        "    found['hidden'] = error.name\n"
+        "found['after'] = gc.isenabled()\n"
+        "found['left'] = 'bitsandbytes' in sys.modules"
+    )
+    assert found == {"within": False, "hidden": "bitsandbytes", "after": True, "left": False}
