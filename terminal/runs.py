@@ -1,23 +1,32 @@
-"""``runs list | watch | stop | resume | retry | queue``: the run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | queue``: run folders from the terminal."""
 
 from __future__ import annotations
 
+import sys
 import time
 import unicodedata
+from pathlib import Path
 
-from engine.errors import UserError
+from engine.errors import Refused, UserError
 from engine.options.command import as_text
+from engine.runs.card import card
+from engine.runs.diagnostics import diagnose, file_name
 from engine.runs.folder import Folder
 from engine.runs.progress import watch
-from engine.runs.queue import cancel, keep, place_of
+from engine.runs.queue import cancel, keep, place_of, submit
 from engine.runs.read import list_runs, read_state
+from engine.runs.repeat import first_difference, repeated_job
 from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
+from terminal.cause import print_cause
+from terminal.ladder import print_ladder
 from terminal.names import find
-from terminal.queue import queue
+from terminal.queue import queue, told
 from terminal.watch import start_and_watch, stay_with
+
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "queue")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -31,15 +40,26 @@ def runs(arguments: list[str], language: str) -> int:
         return queue(arguments[1:], language)
     if word == "list":
         return _list(language)
-    if word not in ("watch", "stop", "resume", "retry"):
-        raise UserError("unknown_command", command=f"runs {word}", known="list, watch, stop, resume, retry, queue")
+    if word not in WORDS:
+        raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:
         raise UserError("run_name_missing", command=word)
     folder = find(names[0])
+    if word == "show":
+        print(card(folder, language))
+        print_ladder(folder, language)
+        print_cause(folder, language, sys.stdout)
+        return 0
+    if word == "diagnose":
+        target = diagnose(folder, Path(names[1] if len(names) > 1 else file_name(folder)))
+        print(words("cli.diagnosed", language, path=target))
+        return 0
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
     if word == "retry":
         return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
+    if word == "repeat":
+        return _repeat(folder, "--anyway" in arguments, language)
     if word == "resume":
         return start_and_watch(resumed_job(folder), language)
     return _stop(folder, "--now" in arguments, language)
@@ -67,6 +87,24 @@ def _retry(folder: Folder, arguments: list[str], language: str) -> int:
     changes = ", ".join(f"{name}={as_text(value)}" for name, value in retry.changes.items())
     print(words("page.retrying", language, changes=changes))
     return start_and_watch(retry.job, language)
+
+
+def _repeat(folder: Folder, anyway: bool, language: str) -> int:
+    """Do a run again, say what may make it come out otherwise, and at the end whether it did."""
+    repeat = repeated_job(folder)
+    if repeat.refusals and not anyway:
+        raise Refused(repeat.refusals)
+    for problem in (*repeat.refusals, *repeat.warnings):
+        print(problem.text(language), file=sys.stderr)
+    again = submit(repeat.job, language)
+    print(told(again, language))
+    print(words("cli.ctrl_c" if place_of(again) is None else "cli.queue.ctrl_c", language))
+    code = stay_with(again, language, stop_on_interrupt=True)
+    if code == 0 and read_state(folder).status == "done":
+        step = first_difference(folder, again)
+        key = "cli.repeat.same" if step is None else "cli.repeat.differs"
+        print(words(key, language, name=folder.name, step=step))
+    return code
 
 
 def _padded(text: str, columns: int) -> str:

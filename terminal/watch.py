@@ -12,9 +12,9 @@ from engine.options.base import Options
 from engine.runs.folder import Folder
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import cancel, keep, place_of, submit
-from engine.runs.read import read_log
 from engine.runs.stop import ask_to_stop, end_now
-from engine.words import has_words, words
+from engine.words import words
+from terminal.cause import print_cause
 
 EXIT_CODES = {"done": 0, "failed": 1, "lost": 1, "stopped": 130}
 INTERVAL_S = 0.25
@@ -121,18 +121,8 @@ class _View:
 
     def end(self, folder: Folder, progress: Progress) -> None:
         self._clear()
-        if progress.status == "failed":
-            error = progress.error or {"key": "unexpected", "facts": {"detail": ""}}
-            key = error["key"] if has_words(f"errors.{error['key']}") else "unexpected"
-            print(words(f"errors.{key}", self._language, **{"detail": "", **error["facts"]}), file=sys.stderr)
-            print(words("cli.log_is_in", self._language, path=folder.log), file=sys.stderr)
-        elif progress.status == "lost":
-            print(words("cli.lost", self._language), file=sys.stderr)
-            if progress.error:
-                print(
-                    words(f"errors.{progress.error['key']}", self._language, **progress.error["facts"]), file=sys.stderr
-                )
-            print("\n".join(read_log(folder).splitlines()[-5:]), file=sys.stderr)
+        if progress.status in ("failed", "lost"):
+            print_cause(folder, self._language)
         else:
             print(words(f"cli.ended.{progress.status}", self._language, folder=folder.path))
             if progress.status == "done" and progress.result and progress.kind != "preflight":

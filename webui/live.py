@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import yaml
 
@@ -16,6 +15,7 @@ from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
+from webui.cause import cause_notice
 from webui.curve import curves
 from webui.language import escaped, marked, phase_words, sentence
 
@@ -99,8 +99,8 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
         place = escaped(words("cli.queue.place", language, place=place_of(folder) or "–"))
         return f'<div class="run-card queued">{parts[0]}<div class="bar-line"><span>{place}</span></div></div>'
     parts += [_bar(progress, language), _tiles(progress, language)]
-    if progress.error:
-        parts.append(f'<div class="notice error" role="alert">{_error(progress, language)}</div>')
+    if progress.status in ("failed", "lost"):
+        parts.append(cause_notice(folder, language))
     for key, facts in progress.warnings[-3:]:
         parts.append(f'<div class="notice warning">{marked(sentence(key, language, facts))}</div>')
     return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
@@ -157,6 +157,8 @@ def _bar(progress: Progress, language: str) -> str:
     facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed or 0))]
     if is_active(progress) and progress.remaining_s is not None and progress.phase is None:
         facts.append(words("page.progress.left", language, time=clock(progress.remaining_s)))
+    if progress.finished_at and not is_active(progress):
+        facts.append(words("page.progress.finished", language, time=moment(progress.finished_at)))
     is_unknown = done is None and is_active(progress)
     inner = '<div class="moving"></div>' if is_unknown else f'<div style="width:{done or 0:.1f}%"></div>'
     value = "" if done is None else f' aria-valuenow="{done:.0f}"'
@@ -201,8 +203,3 @@ def _tiles(progress: Progress, language: str) -> str:
         if value is not None
     ]
     return f'<dl class="tiles">{"".join(tiles)}</dl>' if tiles else ""
-
-
-def _error(progress: Progress, language: str) -> str:
-    error: dict[str, Any] = progress.error or {}
-    return marked(sentence(error.get("key", "unexpected"), language, error.get("facts") or {}))

@@ -18,8 +18,10 @@ from engine.words import words
 from webui import live
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.ladder import ladder_table
 from webui.language import escaped
 from webui.retry import ON_CLICK, connect_retry, with_retry
+from webui.run_actions import RunActions
 from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
@@ -48,6 +50,7 @@ class RunsTab:
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
+            self._actions = RunActions(frame, KINDS)
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
@@ -81,6 +84,7 @@ class RunsTab:
             _on_resume, [language, self._chosen],
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
+        self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 
@@ -113,7 +117,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     return [
         _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
         with_retry(card, folder, progress, language),
-        live.charts(progress, language) if progress and progress.kind == "train" else "",
+        _charts(folder, progress, language),
         live.log(folder, language),
         _command(folder),
         gr.update(interactive=bool(target_of(folder))),
@@ -121,6 +125,12 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         gr.update(interactive=can_resume),
         gr.update(interactive=is_active or is_waiting),
     ]
+
+
+def _charts(folder: Folder | None, progress: Progress | None, language: str) -> str:
+    if folder is None or progress is None or progress.kind != "train":
+        return ""
+    return live.charts(progress, language) + ladder_table(folder, language)
 
 
 def _clicked(event: gr.EventData) -> list[Any]:

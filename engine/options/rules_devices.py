@@ -42,7 +42,13 @@ def shards_are_not_quantized(job: TrainJob) -> Problem | None:
     return Problem("devices.quantized_shards", "parallel", facts) if wrong else None
 
 
+def ladder_needs_a_whole_model(job: TrainJob) -> Problem | None:
+    own = next((name for name in ("deepspeed", "fsdp") if job.training_arguments.get(name)), None)
+    way = own or (job.parallel if job.parallel in SHARDED else None)
+    return Problem("ladder_sharded", "ladder_prompts", {"parallel": way}) if job.ladder and way else None
+
+
 TRAIN_RULES = (
     node_is_one_of_them, nodes_meet_somewhere, nodes_share_a_folder_name, one_process_a_device, one_way_of_sharing,
-    shards_are_not_quantized,
+    shards_are_not_quantized, ladder_needs_a_whole_model,
 )  # fmt: skip

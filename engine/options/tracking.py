@@ -1,4 +1,4 @@
-"""Settings of SwanLab, a place where runs are watched and compared; the others' are ``transformers`` own."""
+"""Who is told of a run's end; and settings of SwanLab, where runs are compared (others' are ``transformers`` own)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ _SWANLAB = {"use_swanlab": (True,)}
 class Tracking(Options):
     """Keys and tokens are no options: they come from the environment, and never enter a run's folder."""
 
+    on_finish: str | None = option(None, level="command")  # an address, or a command; not on the page: it runs programs
     use_swanlab: bool = option(False, level="command")  # as report_to: swanlab
     swanlab_project: str | None = option("llamafactory", when=_SWANLAB, level="command")  # as commands expect it
     swanlab_workspace: str | None = option(None, when=_SWANLAB, level="command")

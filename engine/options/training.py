@@ -33,6 +33,10 @@ TokensSeen = Annotated[
 """Which tokens are counted as seen; true and false are understood too, and true does not count padding."""
 
 
+Lines = Annotated[str, BeforeValidator(lambda said: "\n".join(map(str, said)) if isinstance(said, list) else said)]
+"""One text a line; in YAML also a list."""
+
+
 class Training(Options):
     """The training loop."""
 
@@ -63,6 +67,9 @@ class Training(Options):
     save_strategy: Literal["steps", "epoch", "no"] = option("steps", level="advanced")
     save_steps: float = option(100, gt=0)
     save_total_limit: int | None = option(None, ge=1, level="advanced")
+    ladder_prompts: Lines | None = option(
+        None, level="advanced", control="lines", when={"stage": ("sft", "pt", "dpo", "kto", "grpo", "ppo")}
+    )
     per_device_eval_batch_size: int = option(4, ge=1, le=1024, level="advanced")
     eval_strategy: Literal["no", "steps", "epoch"] = option("no", level="advanced")
     eval_steps: float | None = option(None, gt=0, level="advanced", when={"eval_strategy": ("steps",)})
@@ -92,6 +99,12 @@ class Training(Options):
     @classmethod
     def _convert_further_fields(cls, values: dict[str, Any]) -> dict[str, Any]:
         return _further_types().validate_python(values)
+
+    @property
+    def ladder(self) -> tuple[str, ...]:
+        """The prompts that are answered at every save; none, where the model that is trained writes no text."""
+        lines = (self.ladder_prompts or "").splitlines() if self.has_effect("ladder_prompts") else []
+        return tuple(line.strip() for line in lines if line.strip())
 
     def values(self) -> dict[str, Any]:
         plain = super().values()

@@ -85,6 +85,16 @@ class Folder:
         return self.path / "training_loss.png"
 
     @property
+    def card(self) -> Path:
+        """The run card: what was done, with what, and what came out; Markdown, written when a training ends."""
+        return self.path / "RUN.md"
+
+    @property
+    def ladder(self) -> Path:
+        """What checkpoints answered to ``ladder_prompts``; one JSON object a line, append only."""
+        return self.path / "ladder.jsonl"
+
+    @property
     def rows(self) -> Path:
         """Encoded rows, kept until the run has ended well."""
         return self.path / ".rows"

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +19,7 @@ from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
 from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, PreflightJob, TrainJob
 from engine.runs.checkpoints import numbered, remove
+from engine.runs.finish import finish_problems, guard_command, on_finish_of
 from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
@@ -64,7 +66,8 @@ def start(
         if own == main:
             refuse_finished(job, own)
         with taken(own, None if place else wished(job, found), patience_s) as seats:
-            own.stop_request.unlink(missing_ok=True)
+            for path in (own.stop_request, own.card):
+                path.unlink(missing_ok=True)
             if is_training and job.overwrite_output_dir:
                 _clear(own)
             write_job(own, job, language)
@@ -73,7 +76,8 @@ def start(
                 result=None, owner_pid=owner_pid, seats=seats,
             )  # fmt: skip
         leave_link(main)
-        _spawn(job, own, lock.fileno(), owner_pid, within(seats, found))
+        with _guarded(job, own) if own == main else nullcontext(()) as held:
+            _spawn(job, own, lock.fileno(), owner_pid, within(seats, found), *held)
         own.queued.unlink(missing_ok=True)
     return own
 
@@ -90,6 +94,7 @@ def checked_devices(job: Options) -> tuple[Device, ...]:
     problems = problems_on_disk(job) + ([] if place else device_problems(job, found))
     if place and not job.output_dir:
         problems.append(Problem("devices.output_dir", "output_dir"))
+    problems += finish_problems(job, os.environ)
     if problems:
         raise Refused(problems)
     return found
@@ -147,22 +152,53 @@ def _clear(folder: Folder) -> None:
     for checkpoint in numbered(folder.path):
         remove(checkpoint)
     shutil.rmtree(folder.saving, ignore_errors=True)
-    for path in (folder.events, folder.results, folder.loss_plot, folder.log):
+    for path in (folder.events, folder.results, folder.loss_plot, folder.log, folder.ladder):
         path.unlink(missing_ok=True)
 
 
-def _spawn(job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | None, found: Sequence[Device]) -> None:
+@contextmanager
+def _guarded(job: Options, folder: Folder) -> Iterator[tuple[int, ...]]:
+    """Start what tells of the run's end, if anybody is to be told. Gives the descriptor that the worker has to hold.
+
+    What it reads from ends when the worker's descriptor is closed, and so with the worker, even if that is killed.
+    """
+    if on_finish_of(job) is None:
+        yield ()
+        return
+    end, held = os.pipe()
+    try:
+        with folder.log.open("ab") as log:
+            subprocess.Popen(
+                guard_command(folder), stdin=end, stdout=log, stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONPATH": _import_path()}, start_new_session=True,
+            )  # fmt: skip
+        yield (held,)
+    finally:
+        os.close(end)
+        os.close(held)
+
+
+def _import_path() -> str:
+    return os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+
+
+def _spawn(
+    job: Options, folder: Folder, lock_descriptor: int, owner_pid: int | None, found: Sequence[Device], *held: int
+) -> None:
     """Start the worker. Its standard input is the locked file, which is empty.
 
     So every process below it inherits the lock too, also those that torchrun starts, which hands on nothing else; the
     run counts as alive for as long as any of them lives.
+
+    Args:
+        held: further descriptors that the worker holds while it lives.
     """
     environment = worker_environment(job, os.environ, found)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(PROJECT), os.environ.get("PYTHONPATH")]))
+    environment["PYTHONPATH"] = _import_path()
     with folder.log.open("ab") as log:
         subprocess.Popen(
             worker_command(folder, owner_pid), stdin=lock_descriptor, stdout=log, stderr=subprocess.STDOUT,
-            env=environment, start_new_session=True, pass_fds=(lock_descriptor,),
+            env=environment, start_new_session=True, pass_fds=(lock_descriptor, *held),
         )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from engine.runs.progress import watch
 from engine.runs.read import read_job
 from engine.runs.record import Recorder, StopRequested
 from engine.work.imports import lean_imports
+from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
@@ -134,7 +135,11 @@ def explain(error: BaseException, folder: Folder | None = None) -> dict:
 
 
 def _finish(recorder: Recorder, status: str, code: int, **facts) -> int:
-    recorder.state(status=status, finished_at=time.time(), **facts)
+    """Record the end; who sees it finds the run card."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending as it is
+    ending = {"status": status, "finished_at": time.time(), **facts}
+    write_card(recorder, **ending)
+    recorder.state(**ending)
     return code
 
 

@@ -26,6 +26,7 @@ from engine.work.fingerprint import rows_key, tokenizer_digest
 from engine.work.mixing import drawn, expected_rows, hold_out, in_drawn_order, mixed, used_rows
 from engine.work.packing import Packed
 from engine.work.rows_on_disk import Shelf
+from engine.work.run_card import tell_files
 from engine.work.sources import local_entry
 from engine.work.streaming import StreamedRows, by_source, raw_stream, shuffled
 
@@ -134,6 +135,7 @@ class _Preparation:
             entry = local_entry(find_entry(Path(self.job.dataset_dir), name), self.job, self.recorder)
             found.append(RowEncoder(self.job, self.tokenizer, entry))
             found[-1].check()
+            tell_files(entry, self.job, self.recorder)
         return found
 
     def rows(self, encoders: list[RowEncoder], mix_strategy: str) -> Rows:

@@ -20,7 +20,7 @@ from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adap
 from engine.work.expand import expand_config, expanded
 from engine.work.merge import Merge, plan_merge
 from engine.work.merge_reward import is_reward_adapter, write_reward_model
-from engine.work.model_card import model_card
+from engine.work.model_card import model_card, trained_by
 from engine.work.rope import stretch
 from engine.work.shards import GB, model_tensors, write_model
 from engine.work.unfinished import unfinished
@@ -91,7 +91,7 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
         facts = {"dtype": str(dtype).removeprefix("torch."), "verified": verified}
         told = facts | {"expanded": job.expand_layers}
         card = model_card(job.model_name_or_path, base, [adapter.config for adapter in merge.adapters], told)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / "README.md").write_text(card + trained_by(adapters or [base]), encoding="utf-8")
         size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return {"export_dir": str(target), "size_bytes": size_bytes, **facts}
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine.catalog.conversations import IDENTITY
+from engine.catalog.digests import file_digest
 from engine.catalog.entry import Entry
 from engine.catalog.rows import files_of
 from engine.options.data import Data
@@ -22,7 +23,6 @@ FORMAT = 3
 """Of the encoding: one more whenever a row, an example or its segments come out differently than before."""
 
 LIBRARIES = ("transformers", "tokenizers", "jinja2")
-BLOCK_BYTES = 2**20
 
 WITHOUT_EFFECT = {
     "dataset_dir", "dataset", "eval_dataset", "val_size", "mix_strategy", "interleave_probs", "streaming",
@@ -61,14 +61,6 @@ def rows_key(job: TrainJob, entry: Entry, tokenizer: str) -> str:
         "files": [(path.suffix.lower(), file_digest(path)) for path in files_of(entry.path)],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

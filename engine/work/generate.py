@@ -6,7 +6,7 @@ It does not know who asks: sampling comes from the options, everything else from
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from engine.catalog.devices import Device, best_device, devices, precision, reco
 from engine.errors import UserError
 from engine.options.generation import Generation
 from engine.options.jobs import ChatJob
+from engine.options.model import Model
 from engine.runs.record import Recorder
 from engine.work.download import local_model
 from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
@@ -95,7 +96,10 @@ class TransformersModel:
             torch.cuda.empty_cache()
 
 
-def generate(model: torch.nn.Module, prompt: list[int], sampling: Generation, end_ids: frozenset[int]) -> Iterator[int]:
+def generate(
+    model: torch.nn.Module, prompt: list[int], sampling: Generation, end_ids: frozenset[int],
+    mode: Callable = torch.inference_mode,
+) -> Iterator[int]:  # fmt: skip
     """Tokens one by one, the same as ``model.generate`` gives them, until one of ``end_ids``.
 
     Its own loop, because an answer ends when its reader goes away, a failure reaches the reader, and each token costs
@@ -106,6 +110,7 @@ def generate(model: torch.nn.Module, prompt: list[int], sampling: Generation, en
         prompt: input_ids, at least one.
         sampling: greedy unless ``do_sample`` and ``temperature`` > 0. With a ``sampling_seed`` the result is
             reproducible; the global random state is never touched.
+        mode: ``torch.no_grad`` for a model that is trained afterwards: what it keeps from here may then be used there.
 
     Source: transformers 5.23 ``GenerationMixin._sample``. Checked against it in tests/end_to_end/test_chat.py.
     """
@@ -121,7 +126,7 @@ def generate(model: torch.nn.Module, prompt: list[int], sampling: Generation, en
     seen = torch.tensor([prompt], device=device)
     new, cache = seen, None
     while True:
-        with torch.inference_mode():
+        with mode():
             output = model(input_ids=new, past_key_values=cache, use_cache=True, **keep)
             scores = processors(seen, output.logits[:, -1].float())
             if is_sampled:
@@ -137,7 +142,7 @@ def generate(model: torch.nn.Module, prompt: list[int], sampling: Generation, en
         yield token
 
 
-def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> frozenset[int]:
+def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: Model) -> frozenset[int]:
     """Every token that ends an answer: the model's, the tokenizer's, and what the chat template puts after a turn."""
     found = set(_ids_after_turn(tokenizer, job))
     for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
@@ -213,7 +218,7 @@ def _takes(model: torch.nn.Module, argument: str) -> bool:
     return argument in inspect.signature(inner.forward).parameters
 
 
-def _ids_after_turn(tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> list[int]:
+def _ids_after_turn(tokenizer: PreTrainedTokenizerBase, job: Model) -> list[int]:
     """The special token that the chat template puts behind an answer, if it does."""
     mark = "answer"
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": mark}]

@@ -1,10 +1,17 @@
-"""The README.md of a merged model: what it was made from, how, and what was proven. It names no local path."""
+"""The README.md of a merged model: what it was made from, how, and what was proven. It names no local path.
+
+What is known of the runs that made its adapters, or the model itself, stands in their folders.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 from typing import Any
+
+from engine.runs.card import section_of
+from engine.runs.folder import Folder
+from engine.runs.read import read_state
 
 
 def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dict[str, Any]) -> str:
@@ -38,6 +45,21 @@ def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dic
             f"{verified['logit_max_difference']:.2g} (allowed: {verified['logit_tolerance']:.2g})."
         )
     return "\n".join(lines) + "\n"
+
+
+def trained_by(trained: list[Path]) -> str:
+    """What the run cards say of the runs that these adapters, or a model trained whole, came from.
+
+    Args:
+        trained: folders of runs or of their checkpoints; one that no run of ours has made is passed over.
+    """
+    sections = []
+    for path in trained:
+        found = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        folder = Folder(path.parent if found else path)
+        if folder.state.is_file() and read_state(folder).kind == "train":
+            sections.append(section_of(folder, int(found[1]) if found else None))
+    return "".join(f"\n{section}" for section in sections)
 
 
 def _described(config: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from engine.work.doctor import Examined
 from engine.work.mixing import drawn, hold_out, in_drawn_order, mixed, used_rows
 from engine.work.reward import RewardModel
 from engine.work.rewards import RewardFunction, by_model, reward_functions
+from engine.work.run_card import tell_files
 from engine.work.sources import local_entry
 
 
@@ -114,6 +115,7 @@ def _tables(
         entry = local_entry(find_entry(Path(job.dataset_dir), name), job, recorder)
         if problem := stage_problem(entry, job.stage):
             raise UserError(problem.key, **problem.facts)
+        tell_files(entry, job, recorder)
         rows = []
         for number, row in used_rows(entry, job, drawn(entry, job)):
             example = to_example(row, entry, number)

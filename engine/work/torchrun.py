@@ -120,7 +120,7 @@ def why_it_failed(notes: Mapping[int, Note], failures: Mapping[int, ProcessFailu
         error = UserError(own[rank].error["key"], **own[rank].error["facts"])
         if rank == 0 or error.key == "out_of_memory":  # which `runs retry` knows by its name
             return error
-        return UserError("rank_failed", rank=rank, processes=processes, cause=error.text())
+        return UserError("rank_failed", rank=rank, processes=processes, cause=error.text(), cause_key=error.key)
     killed = {rank: failure for rank, failure in failures.items() if failure.exitcode < 0}
     if killed:
         rank = min(killed, key=lambda rank: _how_early(killed[rank], rank))

@@ -28,6 +28,7 @@ from engine.work.device import usable_device
 from engine.work.doctor import Doctor
 from engine.work.download import local_model
 from engine.work.frozen import keep_frozen
+from engine.work.ladder import Ladder
 from engine.work.load import load_tokenizer
 from engine.work.optimizers import optimizer_of
 from engine.work.parallel import load_address, parallel_arguments
@@ -36,6 +37,7 @@ from engine.work.quantization import count_numbers
 from engine.work.ranks import Ranks
 from engine.work.reporter import Reporter
 from engine.work.row_lengths import checkpointing
+from engine.work.run_card import tell_attempt, tell_models
 from engine.work.stages import arguments_type, model_of, rows_of, trainer_of
 from engine.work.tracking import begin_tracking
 
@@ -93,6 +95,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     folder = recorder.folder if ranks.is_first else Folder(Path(job.output_dir or recorder.folder.path))
     if ranks.is_first:
         write_text(folder.training_args, write_yaml(job.values(), sort_keys=True))
+    if ranks.is_first_here:
+        tell_attempt(job, recorder)
     set_seed(job.seed)
     device = usable_device(recorder, ranks)
     ranks.join(device, job.ddp_timeout, job.training_arguments.get("ddp_backend"))
@@ -102,6 +106,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     path = ranks.in_turn(
         lambda: local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir), recorder
     )
+    if ranks.is_first_here:
+        tell_models(job, path, recorder)
     recorder.phase("loading_tokenizer")
     tokenizer = load_tokenizer(path, job)
     rows = ranks.in_turn(lambda: rows_of(job, tokenizer, recorder), recorder)
@@ -120,6 +126,8 @@ def ready(job: TrainJob, recorder: Recorder, choose: Callable[[Any], Any] = lamb
     )  # fmt: skip
     trainer.doctor = Doctor(job, chosen)
     trainer.optimizer_cls_and_kwargs = optimizer_of(job, arguments)
+    if job.ladder:
+        trainer.add_callback(Ladder(job, tokenizer, recorder))
     if ranks.is_first:
         begin_tracking(job)
     if job.early_stopping_steps:

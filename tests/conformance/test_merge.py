@@ -246,6 +246,21 @@ def test_tokenizer_and_template_come_from_the_adapter(tmp_path: Path, run_export
     assert (tmp_path / "out" / "tokenizer.json").is_file()
 
 
+def test_the_card_tells_of_the_run_that_made_the_adapter(tmp_path: Path, run_export) -> None:
+    from engine.options.jobs import TrainJob
+    from engine.runs.folder import Folder
+    from engine.runs.record import update_state, write_job
+
+    make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
+    folder = Folder(tmp_path / "adapter")
+    write_job(folder, TrainJob.from_values({"dataset": "identity", "seed": 12345}), "ja")
+    update_state(folder, kind="train", status="stopped", result={"metrics": {"train_loss": 0.4375}})
+    run_export("adapter")
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "## How adapter was trained" in text and "seed: 12345" in text and "0.4375" in text
+    assert text.index("tensors changed") < text.index("How adapter"), "what was proven comes first"
+
+
 def plant_stray(folder: Path) -> None:
     _edit(folder, lambda weights: weights.update({"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": _NOISE}))
 

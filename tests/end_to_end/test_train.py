@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -55,6 +56,7 @@ def test_a_run_leaves_what_its_users_expect(options, rows, workplace):
         "adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "tokenizer_config.json",
         "trainer_log.jsonl", "training_loss.png", "all_results.json", "train_results.json", "trainer_state.json",
         "training_args.bin", "training_args.yaml", "job.yaml", "state.json", "running_log.txt", "checkpoint-4",
+        "RUN.md",
     ):  # fmt: skip
         assert (folder / name).exists(), name
     assert not list(folder.glob("*.tmp")) and not (folder / ".saving").exists()
@@ -65,6 +67,9 @@ def test_a_run_leaves_what_its_users_expect(options, rows, workplace):
     assert json.loads((folder / "all_results.json").read_text())["train_loss"] > 0
     state = json.loads((folder / "state.json").read_text())
     assert state["status"] == "done" and state["result"]["rows"]["rows"] == 24
+    card = (folder / "RUN.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(rows.read_bytes()).hexdigest() in card and "**Done**" in card
+    assert f"{lines[-1]['loss']:.6g} (12)" in card and "| torch | " in card and "| 24 |" in card
 
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

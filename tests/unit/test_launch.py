@@ -231,6 +231,7 @@ def test_the_first_error_that_is_no_echo_is_the_cause():
     seen = {0: SimpleNamespace(exitcode=1), 1: SimpleNamespace(exitcode=1)}
     found = why_it_failed({0: echo, 1: note("failed", 1.0, "disk_full", detail="x")}, seen, 2)
     assert found.key == "rank_failed" and found.facts["rank"] == 1 and "disk is full" in found.facts["cause"]
+    assert found.facts["cause_key"] == "disk_full"
     found = why_it_failed({0: note("failed", 1.0, "disk_full", detail="x"), 1: echo}, seen, 2)
     assert found.key == "disk_full"
     found = why_it_failed({0: echo}, {**seen, 1: SimpleNamespace(exitcode=-9, timestamp=1.0)}, 2)
