@@ -39,7 +39,7 @@ SHARED = {
 
 @dataclass
 class Outcome:
-    """What one run took. Times in seconds; ``ready_s`` from the command to the beginning of the first step."""
+    """What one run took. Times in seconds; ``ready_s`` from the command to the end of the first step."""
 
     name: str
     wall_s: float
@@ -79,8 +79,7 @@ def run_lathe(options: dict[str, str], work: Path) -> tuple[int, Outcome]:
     output = work / "lathe"
     command = [sys.executable, str(PROJECT / "app.py"), "train", *flags(options), "--output_dir", str(output)]
     command += ["--model_name_or_path", str(MODEL)]
-    log = output / "trainer_log.jsonl"
-    outcome = watched("Lathe", command, output, lambda: log.is_file() and '"current_steps"' in log.read_text("utf-8"))
+    outcome = watched("Lathe", command, output, lambda: has_stepped(output))
     tokens = json.loads((output / "all_results.json").read_text("utf-8"))["num_input_tokens_seen"]
     return tokens, outcome
 
@@ -93,8 +92,7 @@ def run_peer(program: Path, options: dict[str, str], work: Path) -> Outcome:
             copy_in_float32(model)
     output = work / "peer"
     command = [str(program), "train", *flags(options), "--output_dir", str(output), "--model_name_or_path", str(model)]
-    printed = work / "peer.log"
-    return watched("LLaMA-Factory", command, output, lambda: "Running training" in printed.read_text("utf-8"), printed)
+    return watched("LLaMA-Factory", command, output, lambda: has_stepped(output))
 
 
 def run_plain(options: dict[str, str], work: Path) -> Outcome:
@@ -103,23 +101,27 @@ def run_plain(options: dict[str, str], work: Path) -> Outcome:
     output.mkdir(exist_ok=True)
     (output / "options.json").write_text(json.dumps(given))
     command = [sys.executable, __file__.replace("sft.py", "sft_plain.py"), str(output)]
-    return watched("plain loop", command, output, lambda: (output / "begun").is_file())
+    return watched("plain loop", command, output, lambda: has_stepped(output))
 
 
 def flags(options: dict[str, str]) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def watched(
-    name: str, command: list[str], output: Path, has_begun: Callable[[], bool], printed: Path | None = None
-) -> Outcome:
+def has_stepped(output: Path) -> bool:
+    """Whether the first step is done: both programs then write a line into a file of the same name."""
+    log = output / "trainer_log.jsonl"
+    return log.is_file() and '"current_steps"' in log.read_text("utf-8")
+
+
+def watched(name: str, command: list[str], output: Path, has_begun: Callable[[], bool]) -> Outcome:
     """Run a command to its end, with the largest memory that it and its children ever held together."""
     import psutil
 
     shutil.rmtree(output, ignore_errors=True) if name != "plain loop" else None
     print(f"{name} …", file=sys.stderr, flush=True)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1"}
-    printed = printed or output.parent / f"{output.name}.log"
+    printed = output.parent / f"{output.name}.log"
     began = time.monotonic()
     with printed.open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=output.parent)
@@ -128,7 +130,7 @@ def watched(
             peak = max(peak, held(parent))
             if not ready_s and has_begun():
                 ready_s = time.monotonic() - began
-            time.sleep(0.1)
+            time.sleep(0.5 if ready_s else 0.1)  # to look costs a part of a core
     wall_s = time.monotonic() - began
     if process.returncode:
         sys.exit(f"{name} failed:\n{printed.read_text('utf-8', errors='replace')[-3000:]}")
@@ -167,7 +169,7 @@ def copy_in_float32(target: Path) -> None:
 
 def report(outcomes: list[Outcome], tokens: int) -> None:
     print(f"\n{cpu().name}, {cpu().cores} cores; {tokens} tokens\n")
-    print("| | real tokens/s | training | whole command | to the first step | peak memory | last loss |")
+    print("| | real tokens/s | training | whole command | first step done | peak memory | last loss |")
     print("|---|---|---|---|---|---|---|")
     for each in outcomes:
         print(

@@ -35,17 +35,13 @@ class Notes(TrainerCallback):
     def __init__(self, output: Path) -> None:
         self._output = output
 
-    def on_train_begin(self, args, state, control, **given) -> None:
-        (self._output / "begun").touch()
-
     def on_log(self, args, state, control, logs=None, **given) -> None:
         with (self._output / "trainer_log.jsonl").open("a") as file:
-            file.write(json.dumps(logs) + "\n")
+            file.write(json.dumps({"current_steps": state.global_step, **logs}) + "\n")
 
 
 def main(output: Path) -> None:
-    for name in ("begun", "trainer_log.jsonl"):
-        (output / name).unlink(missing_ok=True)
+    (output / "trainer_log.jsonl").unlink(missing_ok=True)
     job = TrainJob.from_values(json.loads((output / "options.json").read_text()))
     set_seed(job.seed)
     tokenizer = AutoTokenizer.from_pretrained(job.model_name_or_path)
