@@ -68,8 +68,7 @@ class Row(NamedTuple):
         """The same row where no sequence may be longer than so many tokens."""
         if self.longest <= cutoff:
             return self
-        share = cutoff / self.longest
-        return Row(ceil(self.tokens * share), ceil(self.learned * share), cutoff)
+        return Row(-(-self.tokens * cutoff // self.longest), -(-self.learned * cutoff // self.longest), cutoff)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def trained(model: Path, rows: Path, **options: Any) -> tuple[list[dict[str, Any
         "model_name_or_path": str(model), "dataset": str(rows), "output_dir": "saves/t/run", "max_steps": 2,
         "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": "1e-3",
         "logging_steps": 1, "save_strategy": "no", "plot_loss": False, "overwrite_output_dir": True,
+        "fp16": True,  # on any CPU that is float32, as what is computed apart here
     }  # fmt: skip
     job = job_from(TrainJob, {**values, **options}).job
     folder = Folder(Path(job.output_dir).absolute())

@@ -177,6 +177,12 @@ def test_a_common_beginning_is_computed_once_where_nothing_is_random():
     assert largest_batch(job(lora_dropout=0.1), lengths).tokens == 400
 
 
+def test_a_row_is_cut_to_just_the_cutoff():
+    for tokens in range(100, 3000):
+        assert Row(tokens, tokens // 2, tokens).cut(100) == Row(100, 50, 100)
+        assert Row(2 * tokens, tokens, tokens).cut(100) == Row(200, 100, 100)
+
+
 def test_lengths_survive_a_run_s_folder():
     lengths = RowLengths.of([Row(100, 40, 100), Row(300, 200, 300)])
     assert RowLengths.from_plain(json.loads(json.dumps(lengths.plain()))) == lengths
