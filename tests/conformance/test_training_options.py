@@ -52,7 +52,9 @@ def losses(log: list[dict[str, Any]], name: str = "loss") -> list[float]:
 def predictions(model: Path, rows: Path, job: TrainJob, count: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Logits and right tokens of the learned positions of the first rows, each row by itself."""
     tokenizer = AutoTokenizer.from_pretrained(model)
-    encoded = prepare(job, tokenizer, Recorder(Folder(Path("saves/t/rows").absolute()))).train
+    folder = Folder(Path("saves/t/rows").absolute())
+    folder.path.mkdir(parents=True, exist_ok=True)
+    encoded = prepare(job, tokenizer, Recorder(folder)).train
     plain = AutoModelForCausalLM.from_pretrained(model).eval()
     found = []
     for number in range(count):
