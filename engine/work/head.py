@@ -12,23 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from engine.catalog.shape import AFTER_HEAD
+
 PIECE_BYTES = 48_000_000
 """Of logits in float32 at a time."""
-
-_AFTER_HEAD = (
-    "final_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "lm_head_multiplier",
-    "output_multiplier_scale",
-)
 
 
 def is_plain_head(model: Any) -> bool:
     """Whether a model's logits are what its output layer, a plain linear one, gives, and nothing else."""
     head = model.get_output_embeddings()
     config = model.config.get_text_config()
-    changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in _AFTER_HEAD)
+    changed = any(getattr(config, name, None) not in (None, 1, 1.0) for name in AFTER_HEAD)
     is_whole = type(getattr(head, "weight", None)) is torch.nn.Parameter and not hasattr(head.weight, "ds_id")
     return type(head) is torch.nn.Linear and is_whole and not changed
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import namedtuple
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,20 @@ def test_logits_equal_base_and_adapter(name: str, is_tied: bool, tmp_path: Path,
     assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == stays_tied
 
 
-@pytest.mark.parametrize("name", ["plain", "rslora", "patterns", "dora", "norms_saved", "lora_bias"])
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_bias_that_the_base_has_no_place_for_is_not_lost(tmp_path: Path, run_export) -> None:
+    make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter", lora_bias=True)
+    with pytest.raises(UserError) as caught:
+        run_export("adapter")
+    assert caught.value.key == "merge.adapter_unused" and "lora_B.bias" in caught.value.facts["names"]
+    assert_nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*product(["llama", "qwen2"], ["plain", "rslora", "patterns", "dora", "norms_saved"]), ("qwen2", "lora_bias")],
+)  # llama's layers have no bias to which one could be added: see above
 def test_weights_equal_merge_and_unload(kind: str, name: str, tmp_path: Path, run_export) -> None:
     settings = ADAPTERS.get(name, {"lora_bias": True, "target_modules": ["q_proj", "k_proj", "v_proj"]})
-    if name == "lora_bias" and kind == "llama":
-        pytest.skip("peft refuses a LoRA bias beside a layer that has none")
     make_adapter(base_model(tmp_path / "base", is_tied=True, kind=kind), tmp_path / "adapter", **settings)
     result = run_export("adapter")
     expected = PeftModel.from_pretrained(exported(tmp_path / "base"), tmp_path / "adapter").merge_and_unload()
