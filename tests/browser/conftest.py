@@ -47,7 +47,7 @@ def address(workshop: Path) -> Iterator[str]:
         stdout=log, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
-        _wait_for(f"http://127.0.0.1:{port}/", server, workshop / "server.log")
+        wait_for(f"http://127.0.0.1:{port}/", server, workshop / "server.log")
         yield f"http://127.0.0.1:{port}/"
     finally:
         server.terminate()
@@ -111,7 +111,7 @@ def _note_host(url: str, address: str, faults: list[str]) -> None:
         faults.append(f"asks another host: {url}")
 
 
-def _wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
+def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if server.poll() is not None:
