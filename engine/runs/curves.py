@@ -7,7 +7,7 @@ import math
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 FAN = 4
@@ -84,7 +84,7 @@ class Curve:
     One thread appends and forgets; any number may read meanwhile.
     """
 
-    def __init__(self, points: Sequence[tuple[float, float]] = ()) -> None:
+    def __init__(self, points: Iterable[tuple[float, float]] = ()) -> None:
         self._points = _Points()
         self._smoothed: Curve | None = None
         self._taken = 0
@@ -154,7 +154,9 @@ class Curve:
         count = len(points.values)
         return list(zip(points.steps[index:count], points.values[index:count], strict=True))
 
-    def view(self, first: float | None = None, last: float | None = None, most: int = 1000) -> list[tuple[float, float]]:
+    def view(
+        self, first: float | None = None, last: float | None = None, most: int = 1000
+    ) -> list[tuple[float, float]]:
         """The points of a window, or those of them that show its shape.
 
         Where there are more than ``most`` the window is cut into stretches. Kept are the first and the last point, and

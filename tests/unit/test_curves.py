@@ -19,7 +19,8 @@ from engine.runs.record import update_state
 
 def same(one, other) -> bool:
     return len(one) == len(other) and all(
-        a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1]))) for a, b in zip(one, other, strict=True)
+        a[0] == b[0] and (a[1] == b[1] or (math.isnan(a[1]) and math.isnan(b[1])))
+        for a, b in zip(one, other, strict=True)
     )
 
 
@@ -143,7 +144,9 @@ def test_a_log_that_grows_is_torn_and_goes_on_from_earlier(tmp_path, monkeypatch
     assert list(progress.curves["loss"]) == [(step, step / 3) for step in range(1, 21)]
     assert (progress.step, progress.total_steps, progress.loss) == (20, 99, 20 / 3)
     with folder.events.open("a") as log:
-        log.write("\n" + json.dumps({"resumed_at": 15, "long": "x" * 1000}) + "\n" + line(16, loss=math.nan, eval_loss=2))
+        log.write(
+            "\n" + json.dumps({"resumed_at": 15, "long": "x" * 1000}) + "\n" + line(16, loss=math.nan, eval_loss=2)
+        )
         log.write(line(17, loss=None, lr=1e-4, throughput=12.5, memory_bytes=10**9))
     progress = watch(folder)
     assert [step for step, _ in progress.curves["loss"]] == list(range(1, 17))
