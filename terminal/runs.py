@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | queue``: run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | queue``: runs in the terminal."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ class CurveView:
         inputs = [chosen, self._window, self._log, self._zoom]
         self._frame.panels.append(Panel(tab, inputs, [self._charts, self._controls, self._back], watched))
         free = {"concurrency_limit": None, **PRIVATE}
-        self._charts.select(zoomed, chosen, self._zoom, **free)
+        self._charts.select(zoomed, chosen, self._zoom, trigger_mode="always_last", **free)
         gr.on([self._back.click, self._window.input], lambda: {}, None, self._zoom, **free)
         for button, ending in ((self._csv, "csv"), (self._png, "png")):
             button.click(

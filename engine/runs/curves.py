@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-FAN = 4
+FAN = 8
 """So many blocks make one of the next level."""
 SETTLED = 740
 """From so many values on the weight of the smoothed line no longer changes: it is 0.9 to the last bit."""
@@ -35,23 +35,23 @@ class _Points:
             self.odd.append(len(self.values))
         self.values.append(value)  # last: who reads meanwhile goes by the number of values
         if not len(self.values) % FAN:
-            self._close(len(self.values))
+            begin = len(self.values) - FAN
+            if self.odd and self.odd[-1] >= begin:
+                self._close(0, *(self.ends(range(begin, begin + FAN)) or (begin, begin)))
+            else:  # the same, faster
+                block = self.values[begin:]
+                self._close(0, begin + block.index(min(block)), begin + block.index(max(block)))
 
-    def _close(self, count: int) -> None:
-        """Add the blocks that the latest point has made complete."""
-        below_least = below_greatest = range(count - FAN, count)
-        level = 0
-        while True:
-            if level == len(self.least):
-                self.greatest.append(array("q"))  # before the other one, by whose length readers go
-                self.least.append(array("q"))
-            least, greatest = self.ends([*below_least, *below_greatest]) or (below_least[0], below_least[0])
-            self.greatest[level].append(greatest)
-            self.least[level].append(least)
-            if len(self.least[level]) % FAN:
-                return
-            below_least, below_greatest = self.least[level][-FAN:], self.greatest[level][-FAN:]
-            level += 1
+    def _close(self, level: int, least: int, greatest: int) -> None:
+        """Add a block, and those above it that it makes complete."""
+        if level == len(self.least):
+            self.greatest.append(array("q"))  # before the other one, by whose length readers go
+            self.least.append(array("q"))
+        self.greatest[level].append(greatest)
+        self.least[level].append(least)
+        if not len(self.least[level]) % FAN:
+            below = [*self.least[level][-FAN:], *self.greatest[level][-FAN:]]
+            self._close(level + 1, *(self.ends(below) or (below[0], below[0])))
 
     def ends(self, indices: Sequence[int]) -> tuple[int, int] | None:
         """Which of these points is the least and which the greatest; None where none is finite."""
@@ -258,7 +258,7 @@ def write_csv(curves: Mapping[str, Curve], path: Path) -> None:
 def _stretch(count: int, most: int, levels: int) -> tuple[int, int]:
     """How many points a stretch holds so that there are at most ``most``, and the level of blocks to read it from."""
     size, level = math.ceil(count / most), -1
-    while level + 1 < levels and FAN ** (level + 3) <= size:
+    while level + 1 < levels and 4 * FAN ** (level + 2) <= size:
         level += 1
     unit = FAN ** (level + 1)
     return math.ceil(size / unit) * unit, level

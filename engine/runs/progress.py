@@ -58,6 +58,7 @@ _CURVES = {
     "throughput": "throughput", "memory_bytes": "memory_bytes",
 }  # fmt: skip
 """What a log calls a value → the name of its curve."""
+_NUMBER = (float, int)
 _OWN = (
     "kl", "reward", "reward_std", "entropy", "accuracy", "completions/mean_length", "completions/clipped_ratio",
 )  # fmt: skip
@@ -132,7 +133,7 @@ class Watch:
             if name not in curve_of:
                 curve_of[name] = self._new_curve(name)
             curve = curve_of[name]
-            if curve is not None and isinstance(value, float | int):
+            if curve is not None and isinstance(value, _NUMBER):
                 curve.append(step, value)
         self._place.update(event)
         self._phase = None
