@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | queue``: run folders from the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | queue``: runs in the terminal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
+from terminal.curves import write_curves
 from terminal.ladder import print_ladder
 from terminal.names import find
 from terminal.queue import queue, told
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "queue")
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "queue")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -54,6 +55,8 @@ def runs(arguments: list[str], language: str) -> int:
         target = diagnose(folder, Path(names[1] if len(names) > 1 else file_name(folder)))
         print(words("cli.diagnosed", language, path=target))
         return 0
+    if word == "curves":
+        return write_curves(folder, names[1:], language)
     if word == "watch":
         return stay_with(folder, language, stop_on_interrupt=False)
     if word == "retry":

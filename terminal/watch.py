@@ -9,6 +9,7 @@ import time
 
 from engine.errors import UserError
 from engine.options.base import Options
+from engine.runs.curves import Curve, rows
 from engine.runs.folder import Folder
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import cancel, keep, place_of, submit
@@ -19,6 +20,9 @@ from terminal.cause import print_cause
 EXIT_CODES = {"done": 0, "failed": 1, "lost": 1, "stopped": 130}
 INTERVAL_S = 0.25
 QUEUE_INTERVAL_S = 1.0
+MOST_LINES = 1000
+"""So many of the steps that are past are printed when a run is opened."""
+SHOWN = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
 
 
 def start_and_watch(job: Options, language: str) -> int:
@@ -89,7 +93,7 @@ class _View:
         self._language = language
         self._rewrites = sys.stdout.isatty()
         self._warnings = 0
-        self._points = 0
+        self._told: dict[str, int] = {}
         self._last = ""
         self._bar_width = 0
 
@@ -97,9 +101,9 @@ class _View:
         for key, facts in progress.warnings[self._warnings :]:
             self.line(words(f"errors.{key}", self._language, **facts))
         self._warnings = len(progress.warnings)
-        for point in progress.points[self._points :]:
-            self.line(self._point(point, progress))
-        self._points = len(progress.points)
+        curves = {name: progress.curves[name] for name in SHOWN if name in progress.curves}
+        for step, values in rows(curves, {name: self._begin(name, curve) for name, curve in curves.items()}):
+            self.line(self._point(step, values, progress))
         if progress.phase and progress.status not in EXIT_CODES:
             text = words(f"phases.{progress.phase.name}", self._language)
             if progress.phase.total:
@@ -128,10 +132,16 @@ class _View:
             if progress.status == "done" and progress.result and progress.kind != "preflight":
                 print(json.dumps(progress.result, indent=2, ensure_ascii=False))
 
-    def _point(self, point: dict, progress: Progress) -> str:
-        names = {"loss": "loss", "eval_loss": "eval_loss", "learning_rate": "lr", "grad_norm": "grad_norm"}
-        shown = [f"{short} {point[name]:.4g}" for name, short in names.items() if name in point]
-        return f"{point['step']:>6}/{progress.total_steps}  " + "  ".join(shown)
+    def _begin(self, name: str, curve: Curve) -> int:
+        """The first point of a curve that has not been told; of a long run that is opened, not all of it."""
+        count = len(curve)
+        begin = min(self._told.get(name, max(0, count - MOST_LINES)), count)
+        self._told[name] = count
+        return begin
+
+    def _point(self, step: float, values: dict[str, float], progress: Progress) -> str:
+        shown = [f"{short} {values[name]:.4g}" for name, short in SHOWN.items() if name in values]
+        return f"{step:>6.0f}/{progress.total_steps}  " + "  ".join(shown)
 
     def _steps(self, progress: Progress) -> str:
         share = progress.step / progress.total_steps

@@ -16,7 +16,6 @@ from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
 from engine.words import words
 from webui.cause import cause_notice
-from webui.curve import curves
 from webui.language import escaped, marked, phase_words, sentence
 
 LOG_BYTES = 16384
@@ -104,10 +103,6 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
     for key, facts in progress.warnings[-3:]:
         parts.append(f'<div class="notice warning">{marked(sentence(key, language, facts))}</div>')
     return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
-
-
-def charts(progress: Progress | None, language: str) -> str:
-    return curves(progress.points, language) if progress else ""
 
 
 def log(folder: Folder | None, language: str) -> str:

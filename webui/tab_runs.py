@@ -16,6 +16,7 @@ from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.curve_view import CurveView
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.ladder import ladder_table
@@ -43,7 +44,8 @@ class RunsTab:
         self._table = gr.HTML(elem_id="runs-table", elem_classes="runs-table", js_on_load=ON_ROW_CLICK)
         with gr.Column(elem_classes="run-detail"):
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
-            self._charts = gr.HTML(elem_id="run-curve", js_on_load=None)
+            self._curves = CurveView(frame, "run")
+            self._ladder = gr.HTML(elem_id="run-ladder", js_on_load=None)
             with frame.texts.make(gr.Accordion, {"label": "page.log.label"}, open=False):
                 self._log = gr.HTML(elem_id="run-log", elem_classes="log-view", js_on_load=None)
             self._command = frame.texts.make(
@@ -74,10 +76,11 @@ class RunsTab:
     def connect(self) -> None:
         language = self._frame.language
         outputs = [
-            self._table, self._card, self._charts, self._log, self._command, self._chat, self._export, self._resume,
+            self._table, self._card, self._ladder, self._log, self._command, self._chat, self._export, self._resume,
             self._stop,
         ]  # fmt: skip
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
+        self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._table.select(_clicked, None, [self._chosen, self._notice], **QUICK)
         self._stop.click(_on_stop, [language, self._chosen], self._notice, **QUICK)
         self._resume.click(
@@ -117,7 +120,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     return [
         _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
         with_retry(card, folder, progress, language),
-        _charts(folder, progress, language),
+        ladder_table(folder, language) if folder is not None and progress is not None else "",
         live.log(folder, language),
         _command(folder),
         gr.update(interactive=bool(target_of(folder))),
@@ -125,12 +128,6 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         gr.update(interactive=can_resume),
         gr.update(interactive=is_active or is_waiting),
     ]
-
-
-def _charts(folder: Folder | None, progress: Progress | None, language: str) -> str:
-    if folder is None or progress is None or progress.kind != "train":
-        return ""
-    return live.charts(progress, language) + ladder_table(folder, language)
 
 
 def _clicked(event: gr.EventData) -> list[Any]:

@@ -17,6 +17,7 @@ from engine.runs.queue import submit
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from webui import live
+from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
@@ -93,7 +94,7 @@ class TrainTab:
         self._preflight = Preflight(self._frame, self.form)
         self._card = gr.HTML(elem_id="train-status", js_on_load=ON_CLICK)
         self._queue = QueuePanel(self._frame, "train")
-        self._charts = gr.HTML(elem_id="train-curve", js_on_load=None)
+        self._curves = CurveView(self._frame, "train")
         with self._texts.make(gr.Accordion, {"label": "page.log.label"}, open=True, elem_id="train-log-box"):
             self._log = gr.HTML(elem_id="train-log", elem_classes="log-view", js_on_load=None)
 
@@ -124,7 +125,7 @@ class TrainTab:
     def connect(self) -> None:
         form, language = self.form, self._frame.language
         self._frame.panels.append(
-            Panel("train", [self.shown], [self._card, self._charts, self._log, self._stop, self._stop_now], _watched)
+            Panel("train", [self.shown], [self._card, self._log, self._stop, self._stop_now], _watched)
         )
         gr.on(
             [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
@@ -149,6 +150,7 @@ class TrainTab:
         )  # fmt: skip
         connect_retry(self._frame, self._card, self.notice, self.shown)
         self._queue.connect(self.notice)
+        self._curves.connect("train", self.shown, lambda name: live.chosen_run(name, "train"), self.notice)
         self._frame.notices.append(self.notice)
         names = [form.controls["dataset"], form.controls["eval_dataset"]]
         folder = form.controls["dataset_dir"]
@@ -197,7 +199,6 @@ def _watched(language: str, shown: str | None) -> list[Any]:
     is_stopping = progress is not None and progress.status == "stopping"
     return [
         with_retry(live.card(folder, progress, language, _guide(language)), folder, progress, language),
-        live.charts(progress, language),
         live.log(folder, language),
         gr.update(interactive=is_active and not is_stopping),
         gr.update(interactive=is_active),

@@ -147,10 +147,10 @@ def _results(folder: Folder, state: State, facts: Facts, language: str) -> list[
     rows: list[tuple[str, Any]] = []
     if progress.total_steps:
         rows.append((words("card.steps", language), f"{progress.step} / {progress.total_steps}"))
-    losses = [(point["loss"], point["step"]) for point in progress.points if "loss" in point]
-    evaluated = [(point["eval_loss"], point["step"]) for point in progress.points if "eval_loss" in point]
-    for key, found in (("loss_first", losses[:1]), ("loss_last", losses[-1:]), ("eval_best", _best(evaluated))):
-        rows += [(words(f"card.{key}", language), f"{value:.6g} ({step})") for value, step in found]
+    losses, evaluated = (progress.curves.get(name) for name in ("loss", "eval_loss"))
+    told = {"loss_first": losses and losses.first, "loss_last": losses and losses.last}
+    told["eval_best"] = evaluated and evaluated.least
+    rows += [(words(f"card.{key}", language), f"{at[1]:.6g} ({at[0]:.0f})") for key, at in told.items() if at]
     result = state.result or {}
     rows += [(f"`{name}`", _figure(value)) for name, value in sorted((result.get("metrics") or {}).items())]
     others = {
@@ -249,10 +249,6 @@ def _git(state: dict[str, Any] | None, language: str) -> str:
     if not state["changed"]:
         return words("card.git_clean", language, commit=state["commit"])
     return words("card.git_changed", language, commit=state["commit"], files=", ".join(state["changed"]))
-
-
-def _best(evaluated: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    return [min(evaluated)] if evaluated else []
 
 
 def _figure(value: Any) -> str:

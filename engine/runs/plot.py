@@ -1,39 +1,91 @@
-"""A run's loss curve as a picture. Uses matplotlib's objects, never pyplot, whose state is global."""
+"""A run's curves as a picture. Uses matplotlib's objects, never pyplot, whose state is global."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.runs.progress import smoothed
+from engine.runs.charts import Chart, charts_of
+from engine.runs.curves import Curve
+from engine.words import words
+
+COLORS = {"raw": "#9db7d5", "smooth": "#1f5fa8", "thin": "#1f5fa8", "rejected": "#b23a48", "evaluated": "#c2571a"}
+FONTS = {
+    "zh": ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi", "PingFang SC", "Microsoft YaHei"),
+    "ja": (
+        "Noto Sans CJK JP",
+        "Noto Sans JP",
+        "Source Han Sans",
+        "IPAGothic",
+        "IPAexGothic",
+        "Hiragino Sans",
+        "Yu Gothic",
+    ),
+    "ko": (
+        "Noto Sans CJK KR",
+        "Noto Sans KR",
+        "NanumGothic",
+        "Apple SD Gothic Neo",
+        "Malgun Gothic",
+        "Noto Sans CJK JP",
+    ),
+}
+"""Beginnings of the names of fonts with the letters that matplotlib's own font lacks."""
+MOST_POINTS = 4000
 
 
-def loss_figure(points: Sequence[dict[str, Any]], title: str, raw: str, smooth: str, x_label: str) -> Any:
-    """A matplotlib ``Figure`` of the training loss by step, raw and smoothed, and of the evaluation loss if any."""
+def save_loss_plot(curves: Mapping[str, Curve], path: Path) -> None:
+    """Write ``training_loss.png``. Its words are English: the file is for whoever opens the folder."""
+    _save([chart for chart in charts_of(curves, "en") if chart.name == "loss"], path, "en", None)
+
+
+def save_charts(curves: Mapping[str, Curve], path: Path, language: str) -> None:
+    """Write all charts as one PNG, in a language, or in English where no font here has its letters."""
+    font = _font(language)
+    spoken = language if font or language not in FONTS else "en"
+    _save(charts_of(curves, spoken), path, spoken, font)
+
+
+def _save(charts: Sequence[Chart], path: Path, language: str, font: str | None) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [point["step"] for point in points if "loss" in point]
-    losses = [point["loss"] for point in points if "loss" in point]
-    axes.plot(steps, losses, color="#9db7d5", linewidth=1, label=raw)
-    axes.plot(steps, smoothed(losses), color="#1f5fa8", linewidth=2, label=smooth)
-    evaluated = [(point["step"], point["eval_loss"]) for point in points if "eval_loss" in point]
-    if evaluated:
-        axes.plot(*zip(*evaluated, strict=True), color="#c2571a", marker="o", markersize=3, label="eval_loss")
-    axes.set_title(title)
-    axes.set_xlabel(x_label)
-    axes.grid(alpha=0.25)
-    axes.legend()
-    return figure
-
-
-def save_loss_plot(points: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write ``training_loss.png``. Its words are English: the file is for whoever opens the folder."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = loss_figure(points, "Training loss", "raw", "smoothed", "step")
-    temporary = path.with_suffix(".tmp.png")
+    height = 4.5 + 2.6 * math.ceil(max(0, len(charts) - 1) / 2)
+    figure = Figure(figsize=(8 if len(charts) < 2 else 11, height), layout="constrained")
+    lines = 2 + math.ceil(max(0, len(charts) - 1) / 2) if len(charts) > 1 else 1
+    grid = figure.add_gridspec(lines, 2)
+    for number, chart in enumerate(charts):
+        above = slice(0, min(2, lines))
+        place = grid[above, :] if not number else grid[2 + (number - 1) // 2, (number - 1) % 2]
+        _draw(figure.add_subplot(place), chart, language, {"family": font} if font else {})
+    temporary = path.with_name(f".{path.stem}.tmp.png")
     FigureCanvasAgg(figure).print_png(str(temporary))
     temporary.replace(path)
+
+
+def _draw(axes: Any, chart: Chart, language: str, font: dict[str, str]) -> None:
+    for line in chart.lines:
+        points = line.curve.view(most=MOST_POINTS)
+        steps, values = [step for step, _ in points], [value * chart.unit for _, value in points]
+        is_evaluated = line.style == "evaluated"
+        axes.plot(
+            steps, values, color=COLORS[line.style], linewidth=2 if line.style == "smooth" else 1, label=line.name,
+            marker="o" if is_evaluated or len(points) == 1 else None, markersize=3,
+        )  # fmt: skip
+    axes.set_title(chart.title, **font)
+    axes.set_xlabel(words("page.curve.step", language), **font)
+    axes.grid(alpha=0.25)
+    if len(chart.lines) > 1:
+        axes.legend(prop=font or None)
+
+
+def _font(language: str) -> str | None:
+    """A font of this machine with the letters of the language; None where its own has them, or none does."""
+    if language not in FONTS:
+        return None
+    from matplotlib.font_manager import fontManager
+
+    names = sorted({font.name for font in fontManager.ttflist})
+    return next((name for begin in FONTS[language] for name in names if name.startswith(begin)), None)

@@ -1,4 +1,4 @@
-"""What a run's events add up to: how far it is, how long it will take, and the points of its curves.
+"""What a run's events add up to: how far it is, how long it will take, and its curves.
 
 Reads new bytes only, and serves every viewer of a run from one reading.
 """
@@ -6,11 +6,13 @@ Reads new bytes only, and serves every viewer of a run from one reading.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from engine.runs.curves import Curve
 from engine.runs.folder import Folder
-from engine.runs.read import read_events, read_state
+from engine.runs.read import State, read_events, read_state
 
 
 class Phase(NamedTuple):
@@ -24,8 +26,11 @@ class Phase(NamedTuple):
 
 @dataclass(frozen=True)
 class Progress:
-    """A run at one moment. Times in seconds; ``points`` hold "step" and any of "loss", "learning_rate", "grad_norm",
-    "eval_loss", and what the stage measures ("rewards/margins" and the like)."""
+    """A run at one moment. Times in seconds.
+
+    ``curves`` are those that the run has of "loss", "eval_loss", "learning_rate", "grad_norm", "throughput" (tokens/s),
+    "memory_bytes", and of what the stage measures ("rewards/margins" and the like). They grow with the run.
+    """
 
     status: str
     kind: str
@@ -43,14 +48,17 @@ class Progress:
     warnings: tuple[tuple[str, dict[str, Any]], ...] = ()
     error: dict[str, Any] | None = None
     result: dict[str, Any] = field(default_factory=dict)
-    points: tuple[dict[str, Any], ...] = ()
+    curves: Mapping[str, Curve] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None
 
 
-_NAMES = {"loss": "loss", "eval_loss": "eval_loss", "lr": "learning_rate", "grad_norm": "grad_norm"}
-
-
+_CURVES = {
+    "loss": "loss", "eval_loss": "eval_loss", "lr": "learning_rate", "grad_norm": "grad_norm",
+    "throughput": "throughput", "memory_bytes": "memory_bytes",
+}  # fmt: skip
+"""What a log calls a value → the name of its curve."""
+_NUMBER = (float, int)
 _OWN = (
     "kl", "reward", "reward_std", "entropy", "accuracy", "completions/mean_length", "completions/clipped_ratio",
 )  # fmt: skip
@@ -76,46 +84,64 @@ class Watch:
             state = read_state(self._folder)  # before the events: what is told of the end includes the last of them
             if self._folder.events.is_file() and self._folder.events.stat().st_size < self._offset:
                 self._start_over()  # the file was written anew
-            events, self._offset = read_events(self._folder, self._offset)
-            for event in events:
-                self._take(event)
-            return replace(
-                self._seen, status=state.status, kind=state.kind, error=state.error, result=state.result,
-                points=tuple(self._points), warnings=tuple(self._warnings), started_at=state.started_at,
-                finished_at=state.finished_at, phase=None if state.has_ended else self._seen.phase,
-            )  # fmt: skip
+            begin = None
+            while self._offset != begin:
+                begin = self._offset
+                events, self._offset = read_events(self._folder, begin)
+                for event in events:
+                    self._take(event)
+            return self._progress(state)
 
     def _start_over(self) -> None:
         self._offset = 0
-        self._points: list[dict[str, Any]] = []
+        self._curves: dict[str, Curve] = {}
+        self._curve_of: dict[str, Curve | None] = {}  # by what the log calls it; None: no curve
+        self._place: dict[str, Any] = {}
+        self._phase: Phase | None = None
         self._warnings: list[tuple[str, dict[str, Any]]] = []
-        self._seen = Progress(status="", kind="")
+
+    def _progress(self, state: State) -> Progress:
+        place, latest = self._place, {name: curve.last[1] for name, curve in self._curves.items() if curve.last}
+        return Progress(
+            status=state.status, kind=state.kind, error=state.error, result=state.result, started_at=state.started_at,
+            finished_at=state.finished_at, phase=None if state.has_ended else self._phase,
+            warnings=tuple(self._warnings), curves=dict(self._curves), step=place.get("current_steps") or 0,
+            total_steps=place.get("total_steps") or 0, epoch=place.get("epoch"), loss=latest.get("loss"),
+            eval_loss=latest.get("eval_loss"), learning_rate=latest.get("learning_rate"),
+            grad_norm=latest.get("grad_norm"), tokens_per_s=place.get("throughput"),
+            elapsed_s=seconds(place.get("elapsed_time")), remaining_s=seconds(place.get("remaining_time")),
+        )  # fmt: skip
 
     def _take(self, event: dict[str, Any]) -> None:
-        if "phase" in event:
+        if "current_steps" in event:
+            self._take_step(event)
+        elif "phase" in event:
             named = {name: event[name] for name in ("current", "total", "unit") if name in event}
-            self._seen = replace(self._seen, phase=Phase(event["phase"], **named))
+            self._phase = Phase(event["phase"], **named)
         elif "warning" in event:
             warning = (event["warning"], event.get("facts") or {})
             if warning not in self._warnings:
                 self._warnings.append(warning)
         elif "resumed_at" in event:
-            self._points = [point for point in self._points if point["step"] <= event["resumed_at"]]
-        elif "current_steps" in event:
-            self._take_step(event)
+            for curve in self._curves.values():
+                curve.forget_after(event["resumed_at"])
 
     def _take_step(self, event: dict[str, Any]) -> None:
-        values = {ours: event[theirs] for theirs, ours in _NAMES.items() if event.get(theirs) is not None}
-        measured = {name: value for name, value in event.items() if is_measured(name) and value is not None}
-        if values or measured:
-            self._points.append({"step": event["current_steps"], **values, **measured})
-        seen = {
-            "step": event["current_steps"], "total_steps": event.get("total_steps", 0), "epoch": event.get("epoch"),
-            "tokens_per_s": event.get("throughput"), "elapsed_s": seconds(event.get("elapsed_time")),
-            "remaining_s": seconds(event.get("remaining_time")), **values,
-        }  # fmt: skip
-        kept = {name: value for name, value in seen.items() if value is not None}
-        self._seen = replace(self._seen, phase=None, **kept)
+        """A million of these are read at once when somebody opens a long run: nothing is made here that is not kept."""
+        step, curve_of = event["current_steps"], self._curve_of
+        for name, value in event.items():
+            if name not in curve_of:
+                curve_of[name] = self._new_curve(name)
+            curve = curve_of[name]
+            if curve is not None and isinstance(value, _NUMBER):
+                curve.append(step, value)
+        self._place.update(event)
+        self._phase = None
+
+    def _new_curve(self, name: str) -> Curve | None:
+        if name not in _CURVES and not is_measured(name):
+            return None
+        return self._curves.setdefault(_CURVES.get(name, name), Curve())
 
 
 _watches: dict[str, Watch] = {}
@@ -134,19 +160,6 @@ def watch(folder: Folder) -> Progress:
             _watches[key] = Watch(folder)
         reader = _watches[key]
     return reader.update()
-
-
-def smoothed(values: list[float]) -> list[float]:
-    """An exponential moving average that smooths more, the more values there are.
-
-    Weight of the past: 1.8 · (sigmoid(0.05 · n) − 0.5) for n values, the rule this field's plots use.
-    """
-    weight = 1.8 * (1 / (1 + 2.718281828459045 ** (-0.05 * len(values))) - 0.5)
-    result: list[float] = []
-    for value in values:
-        last = result[-1] if result else value
-        result.append(last * weight + value * (1 - weight))
-    return result
 
 
 def seconds(clock: str | None) -> float | None:

@@ -14,6 +14,7 @@ from engine.options.jobs import JOBS
 from engine.runs.folder import Folder, all_folders
 from engine.runs.killed import lost_to_memory
 
+BLOCK_BYTES = 1 << 20
 ENDED = ("done", "failed", "stopped", "lost")
 
 
@@ -99,23 +100,41 @@ def read_language(folder: Folder) -> str:
 
 
 def read_events(folder: Folder, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """Events from a byte offset on, and the offset to go on from. A line that is still being written waits."""
+    """The next events from a byte offset on, and the offset to go on from. A line that is still being written waits.
+
+    At most about ``BLOCK_BYTES`` are read: a long log takes several calls, and all of it is read when the offset stays.
+    """
+    size = BLOCK_BYTES
     try:
         with folder.events.open("rb") as file:
             file.seek(offset)
-            block = file.read()
+            block = file.read(size)
+            while len(block) == size and b"\n" not in block:  # a line longer than a block
+                block += file.read(size)
+                size *= 2
     except FileNotFoundError:
         return [], offset
     whole = block.rfind(b"\n") + 1
-    events = []
-    for line in block[:whole].splitlines():
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue  # the torn last line of a writer that was killed
-        if isinstance(event, dict):
-            events.append(event)
-    return events, offset + whole
+    return _parsed(block[:whole].split(b"\n")), offset + whole
+
+
+def _parsed(lines: list[bytes]) -> list[dict[str, Any]]:
+    """The events that lines hold, read in one go where none is torn: that takes half the time."""
+    lines = [line for line in lines if line.strip()]
+    try:
+        events = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        events = []
+    if len(events) != len(lines):
+        events = [_event(line) for line in lines]
+    return [event for event in events if isinstance(event, dict)]
+
+
+def _event(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None  # the torn last line of a writer that was killed
 
 
 def read_log(folder: Folder, last_bytes: int = 65536) -> str:

@@ -65,7 +65,7 @@ def first_difference(one: Folder, other: Folder) -> int | None:
 
 
 def _losses(folder: Folder) -> dict[int, float]:
-    return {point["step"]: point["loss"] for point in watch(folder).points if "loss" in point}
+    return dict(watch(folder).curves.get("loss", ()))
 
 
 def _is_own(checkpoint: str | None, folder: Folder) -> bool:

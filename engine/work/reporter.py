@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import psutil
+import torch
 from transformers import TrainerCallback
 
+from engine.runs.folder import Folder
 from engine.runs.progress import clock, is_measured
 from engine.runs.read import read_events
 from engine.runs.record import Recorder
@@ -21,8 +24,8 @@ class Reporter(TrainerCallback):
     """Writes ``trainer_log.jsonl`` with the fields this field's tools read, and stops when asked to.
 
     Each line holds current_steps, total_steps, epoch, percentage (0 to 100), elapsed_time and remaining_time
-    (``H:MM:SS``), and where known loss, eval_loss, lr, grad_norm, throughput (tokens/s, padding not counted) and
-    total_tokens.
+    (``H:MM:SS``), memory_bytes (the most that was reserved on the GPU, or what the process holds now), and where known
+    loss, eval_loss, lr, grad_norm, throughput (tokens/s, padding not counted) and total_tokens.
     """
 
     def __init__(self, recorder: Recorder) -> None:
@@ -31,7 +34,7 @@ class Reporter(TrainerCallback):
         self._told = 0.0
         self._first_step = 0
         self._first_tokens = 0
-        self._is_resumed = any("current_steps" in event for event in read_events(recorder.folder)[0])
+        self._is_resumed = _has_steps(recorder.folder)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.monotonic()
@@ -71,9 +74,27 @@ class Reporter(TrainerCallback):
             "epoch": round(state.epoch or 0, 4),
             "percentage": round(100 * state.global_step / state.max_steps, 2) if state.max_steps else 100,
             "elapsed_time": clock(elapsed),
+            "memory_bytes": _memory_bytes(),
         }
         if done:
             place["remaining_time"] = clock(elapsed * (total - done) / done)
         if tokens and elapsed:
             place |= {"throughput": round(tokens / elapsed, 2), "total_tokens": state.num_input_tokens_seen}
         return place
+
+
+def _has_steps(folder: Folder) -> bool:
+    """Whether a log tells of steps already."""
+    offset, begin = 0, None
+    while offset != begin:
+        begin = offset
+        events, offset = read_events(folder, begin)
+        if any("current_steps" in event for event in events):
+            return True
+    return False
+
+
+def _memory_bytes() -> int:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_reserved()
+    return psutil.Process().memory_info().rss

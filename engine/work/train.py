@@ -75,7 +75,7 @@ def run(job: TrainJob, recorder: Recorder) -> dict[str, Any]:
         write_text(folder.results, json.dumps(metrics, indent=4))
         write_text(folder.path / "train_results.json", json.dumps(outcome.metrics, indent=4))
         if job.plot_loss:
-            save_loss_plot(watch(folder).points, folder.loss_plot)
+            save_loss_plot(watch(folder).curves, folder.loss_plot)
     if ranks.is_first_here and not recorder.is_stop_requested:
         remove_rows(recorder.folder)
     counts = vars(rows.counts if hasattr(rows, "counts") else rows.train.counts)

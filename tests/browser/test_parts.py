@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 import socket
 import subprocess
@@ -17,9 +16,10 @@ from engine.options.devices import Devices
 from engine.options.jobs import JOBS, TrainJob
 from engine.options.option import about
 from engine.options.serve import Serve
+from engine.runs.curves import Curve
 from engine.words import all_words
 from webui.controls import from_control, to_control
-from webui.curve import chart, curves, thinned
+from webui.curve import Window, chart, curves
 from webui.language import Texts, escaped
 from webui.page import build_page, serve
 
@@ -90,29 +90,40 @@ def test_texts_switch_words_and_never_values():
     assert "value" not in update
 
 
-def test_thinned_keeps_every_spike():
-    random.seed(0)
-    values = [random.random() for _ in range(100_000)]
-    values[54_321], values[7] = 99.0, -99.0
-    kept = thinned(range(len(values)), values, 600)
-    assert len(kept) <= 600
-    assert (54_321, 99.0) in kept
-    assert (7, -99.0) in kept
-    assert kept == sorted(kept)
-
-
 def test_curves_bear_what_training_can_bring():
-    points = [
-        {"step": 1, "loss": 2.0, "learning_rate": 1e-4},
-        {"step": 2, "loss": math.nan},
-        {"step": 3, "eval_loss": 0.0},
-    ]
-    drawn = curves(points, "en")
-    assert "nan" not in "".join(re.findall(r'points="([^"]*)"', drawn))
-    assert 'class="evaluated"' in drawn
-    assert curves([], "en").count("empty")
-    assert "<svg" in curves([{"step": 5, "loss": 1.5}], "en")
+    found = {
+        "loss": Curve([(1, 2.0), (2, math.nan), (3, math.inf), (4, 0.5)]), "learning_rate": Curve([(1, 1e-4)]),
+        "eval_loss": Curve([(3, 0.0)]), "rewards/chosen": Curve([(1, 1.0)]), "rewards/rejected": Curve([(1, -1.0)]),
+        "eval_rewards/chosen": Curve([(3, 1.0)]), "<kl>": Curve([(1, math.nan)]),
+    }  # fmt: skip
+    for window in (Window(), Window(is_log=True), Window(first=3), Window(first=1, last=1)):
+        drawn = curves(found, "en", window)
+        assert not re.search("nan|inf", "".join(re.findall(r' d="([^"]*)"', drawn)))
+        assert "<kl>" not in drawn
+    drawn = curves(found, "en")
+    assert 'class="evaluated"' in drawn and drawn.count("<figure") == 4, "chosen and rejected share a chart"
+    assert drawn.count('class="odd"') == 2, "where the loss is no number there is a mark"
+    assert curves({}, "en").count("empty") and "Show all" in curves(found, "en", Window(first=99))
+    assert "<svg" in curves({"loss": Curve([(5, 1.5)])}, "en")
     assert chart("title", [], "en", "small") == ""
+
+
+def test_a_spike_is_drawn_at_every_zoom_and_no_line_has_over_a_thousand_points():
+    found = Curve((step, 90.0 if step == 54_321 else 1 + step % 3) for step in range(100_000))
+    for width in (100_000, 20_000, 5_000, 500):
+        drawn = curves({"loss": found}, "en", Window(54_321 - width / 3, 54_321 + width / 2))
+        (raw,) = re.findall(r'class="raw" d="([^"]*)"', drawn)
+        heights = [float(point.partition(",")[2]) for point in re.split("[ML]", raw)[1:]]
+        assert len(heights) <= 1000
+        low = max(heights)
+        assert sorted(heights)[0] < 0.1 * low < sorted(heights)[1], "one point stands out"
+
+
+def test_powers_of_ten_are_equally_far_apart():
+    drawn = curves({"loss": Curve([(1, 1000.0), (2, 100.0), (3, 10.0), (4, 0.0)])}, "en", Window(is_log=True))
+    (raw,) = re.findall(r'class="raw" d="([^"]*)"', drawn)
+    top, middle, bottom = (float(point.partition(",")[2]) for point in re.split("[ML]", raw)[1:])
+    assert middle - top == pytest.approx(bottom - middle, abs=0.2) and top < middle
 
 
 def test_escaped_text_is_inert():

@@ -84,6 +84,12 @@ def assert_equal(first, second) -> None:
         assert first == pytest.approx(second) if isinstance(first, float) else repr(first) == repr(second)
 
 
+def learned(folder: Folder) -> dict[str, list[tuple[float, float]]]:
+    """The points of all curves, but for those that tell of the machine."""
+    curves = watch(folder).curves.items()
+    return {name: list(curve) for name, curve in curves if name not in ("throughput", "memory_bytes")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_from_every_kind_of_moment(train, kind):
     """In the middle of an epoch, at its border, and between two lines of the log."""
@@ -94,8 +100,9 @@ def test_from_every_kind_of_moment(train, kind):
     for step in moments:
         checkpoint = whole.path / f"checkpoint-{step}"
         folder = train(f"from-{step}", **KINDS[kind], resume_from_checkpoint=str(checkpoint), save_steps=1000)
-        expected = [point for point in watch(whole).points if point["step"] > step]
-        assert list(watch(folder).points) == expected
+        found = learned(folder)
+        for name, points in learned(whole).items():
+            assert found.get(name, []) == [point for point in points if point[0] > step], name
         if step < total:
             assert_same(folder.path / f"checkpoint-{total}", whole.path / f"checkpoint-{total}")
         assert all(torch.equal(weight, weights(whole.path)[name]) for name, weight in weights(folder.path).items())
@@ -114,12 +121,12 @@ def test_at_another_micro_batch_size_each_step_keeps_its_examples(train, batch, 
     }  # fmt: skip
     whole = train("whole", **base)
     change = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
-    expected = {point["step"]: point["loss"] for point in watch(whole).points}
+    expected = dict(watch(whole).curves["loss"])
     assert len(expected) == 6
     for step in (2, 3):
         checkpoint = str(whole.path / f"checkpoint-{step}")
         folder = train(f"from-{step}", **{**base, **change, "resume_from_checkpoint": checkpoint, "save_steps": 1000})
-        found = {point["step"]: point["loss"] for point in watch(folder).points}
+        found = dict(watch(folder).curves["loss"])
         assert found == pytest.approx({at: loss for at, loss in expected.items() if at > step}, rel=2e-5)
         last = json.loads((folder.path / "checkpoint-6" / "trainer_state.json").read_text())
         assert last["train_batch_size"] == batch
@@ -130,7 +137,7 @@ def test_a_changed_learning_rate_is_the_one_that_counts(train):
     checkpoint = str(whole.path / "checkpoint-9")
     folder = train("slower", logging_steps=1, resume_from_checkpoint=checkpoint, learning_rate=1e-4,
                    lr_scheduler_type="constant")  # fmt: skip
-    assert {point["learning_rate"] for point in watch(folder).points} == {1e-4}
+    assert {value for _, value in watch(folder).curves["learning_rate"]} == {1e-4}
     state = torch.load(folder.path / "checkpoint-18" / "optimizer.pt", weights_only=False)
     assert {group["lr"] for group in state["param_groups"]} == {1e-4}
 
@@ -151,7 +158,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(train, name):
     events, _ = read_events(folder)
     assert [event["facts"]["path"].rsplit("/", 1)[1] for event in events if event.get("warning")] == ["checkpoint-4"]
     assert [event["resumed_at"] for event in events if "resumed_at" in event] == [3]
-    assert watch(folder).points == watch(whole).points, "no step is there twice"
+    assert learned(folder) == learned(whole), "no step is there twice"
     assert_same(folder.path / "checkpoint-4", whole.path / "checkpoint-4")
 
 

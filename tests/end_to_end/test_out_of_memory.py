@@ -68,7 +68,7 @@ def ended(folder: Folder) -> Folder:
 
 
 def losses(folder: Folder) -> dict[int, float]:
-    return {point["step"]: point["loss"] for point in watch(folder).points}
+    return dict(watch(folder).curves["loss"])
 
 
 def test_a_retry_with_half_the_micro_batch_learns_the_same(workplace, tiny_model, in_little_memory, monkeypatch):
