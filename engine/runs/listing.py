@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from engine.runs.folder import Folder
-from engine.runs.read import list_runs
+from engine.runs.read import State, list_runs
 
 TAIL_BYTES = 4096
 """So much of the end of a log is read first; eight times as much, again and again, while it holds no loss."""
@@ -49,26 +49,13 @@ class Listed:
 
 def listed(*kinds: str) -> list[Listed]:
     """All runs of the given kinds (of every kind, when none is given), the latest first."""
-    rows = []
-    for folder, state in list_runs(*kinds):
-        about = state.about or _about_of_old(folder)
-        is_timed = state.started_at is not None and state.finished_at is not None
-        rows.append(
-            Listed(
-                folder=folder, name=folder.name, kind=state.kind, status=state.status,
-                model=str(about.get("model") or ""), method=str(about.get("method") or ""),
-                datasets=tuple(map(str, about.get("datasets") or ())), **last_step(folder),
-                started=state.started_at or state.submitted_at,
-                duration=state.finished_at - state.started_at if is_timed else None,
-            )  # fmt: skip
-        )
-    return rows
+    return [_listed(folder, state) for folder, state in list_runs(*kinds)]
 
 
 def filtered(
     rows: Iterable[Listed], text: str = "", statuses: Sequence[str] = (), kinds: Sequence[str] = ()
 ) -> list[Listed]:
-    """Those that hold every word of ``text`` in name, model, method or datasets, and have one of the statuses and kinds.
+    """Those with every word of ``text`` in name, model, method or datasets, and with one of the statuses and kinds.
 
     Upper and lower case are one; an empty filter lets all pass.
     """
@@ -94,7 +81,7 @@ def ordered(rows: Iterable[Listed], column: str, is_reversed: bool = False) -> l
 def last_step(folder: Folder) -> dict[str, Any]:
     """``step``, ``total_steps`` and ``loss`` as the end of the log has them; what it does not hold is left out."""
     try:
-        with folder.events.open("rb") as file:
+        with folder.events.open("rb", buffering=0) as file:
             size = file.seek(0, 2)
             length = TAIL_BYTES
             while True:
@@ -127,6 +114,23 @@ def _key(value: Any) -> Any:
     return value.casefold() if isinstance(value, str) else value
 
 
+def _listed(folder: Folder, state: State) -> Listed:
+    about = state.about or _about_of_old(folder)
+    is_timed = state.started_at is not None and state.finished_at is not None
+    return Listed(
+        folder=folder,
+        name=folder.name,
+        kind=state.kind,
+        status=state.status,
+        model=str(about.get("model") or ""),
+        method=str(about.get("method") or ""),
+        datasets=tuple(map(str, about.get("datasets") or ())),
+        started=state.started_at or state.submitted_at,
+        duration=state.finished_at - state.started_at if is_timed else None,
+        **last_step(folder),
+    )
+
+
 def _about_of_old(folder: Folder) -> dict[str, Any]:
     """What ``state.json`` of a run started by an earlier version does not say."""
     try:
@@ -139,7 +143,10 @@ def _about_of_old(folder: Folder) -> dict[str, Any]:
 def _parsed(folder: Folder, changed_ns: int) -> dict[str, Any]:
     """Read once for each time the file was written: PyYAML takes milliseconds."""
     options = yaml.safe_load(folder.job.read_text(encoding="utf-8"))["options"]
+    datasets = options.get("dataset") or ()
+    if isinstance(datasets, str):
+        datasets = [name.strip() for name in datasets.split(",")]
     return {
         "model": options.get("model_name_or_path"), "method": options.get("finetuning_type"),
-        "datasets": options.get("dataset"),
+        "datasets": datasets,
     }  # fmt: skip

@@ -67,7 +67,7 @@ def test_a_run_of_an_earlier_version_is_described_by_its_job():
     write_job(made("a"), job, "en")
     (found,) = listed()
     assert (found.model, found.method, found.datasets) == ("old/Model", "full", ("poems",))
-    assert about(job) == {"model": "old/Model", "method": "full", "datasets": ["poems"]}
+    assert about(job) == {"model": "old/Model", "method": "full", "datasets": ("poems",)}
 
 
 def test_a_job_file_that_cannot_be_read_leaves_the_run_in_the_list():
