@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-import unicodedata
 from pathlib import Path
 
 from engine.errors import Refused, UserError
@@ -12,9 +11,8 @@ from engine.options.command import as_text
 from engine.runs.card import card
 from engine.runs.diagnostics import diagnose, file_name
 from engine.runs.folder import Folder
-from engine.runs.progress import watch
 from engine.runs.queue import cancel, keep, place_of, submit
-from engine.runs.read import list_runs, read_state
+from engine.runs.read import read_state
 from engine.runs.repeat import first_difference, repeated_job
 from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
@@ -25,6 +23,7 @@ from terminal.curves import write_curves
 from terminal.ladder import print_ladder
 from terminal.names import find
 from terminal.queue import queue, told
+from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
 WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "queue")
@@ -40,7 +39,7 @@ def runs(arguments: list[str], language: str) -> int:
     if word == "queue":
         return queue(arguments[1:], language)
     if word == "list":
-        return _list(language)
+        return list_them(arguments[1:], language)
     if word not in WORDS:
         raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:
@@ -68,22 +67,6 @@ def runs(arguments: list[str], language: str) -> int:
     return _stop(folder, "--now" in arguments, language)
 
 
-def _list(language: str) -> int:
-    found = list_runs("train", "export", "gguf")
-    if not found:
-        print(words("cli.no_runs", language))
-    for folder, state in found:
-        progress = watch(folder)
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(state.started_at)) if state.started_at else ""
-        steps = f"{progress.step}/{progress.total_steps}" if progress.total_steps else ""
-        if state.is_waiting:
-            steps = f"#{place_of(folder) or '?'}"
-        loss = f"loss {progress.loss:.4f}" if progress.loss is not None else ""
-        status = words(f"page.status.{state.status}", language)
-        print(f"{started:16}  {state.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {folder.name}")
-    return 0
-
-
 def _retry(folder: Folder, arguments: list[str], language: str) -> int:
     """Go on with a run, changed as is said, or so that it needs less memory."""
     retry = retried_job(folder, arguments)
@@ -108,12 +91,6 @@ def _repeat(folder: Folder, anyway: bool, language: str) -> int:
         key = "cli.repeat.same" if step is None else "cli.repeat.differs"
         print(words(key, language, name=folder.name, step=step))
     return code
-
-
-def _padded(text: str, columns: int) -> str:
-    """A text as wide as so many columns of a terminal, in which a Chinese, Japanese or Korean letter takes two."""
-    width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-    return text + " " * max(0, columns - width)
 
 
 def _stop(folder: Folder, now: bool, language: str) -> int:

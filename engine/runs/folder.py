@@ -27,7 +27,7 @@ class Folder:
     def name(self) -> str:
         """How a person refers to the run: its path below ``saves``, or the whole path when it lies elsewhere."""
         try:
-            return self.path.absolute().relative_to(SAVES.absolute()).as_posix()
+            return self.path.relative_to(SAVES.absolute() if self.path.is_absolute() else SAVES).as_posix()
         except ValueError:
             return str(self.path)
 

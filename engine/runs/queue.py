@@ -27,7 +27,7 @@ from engine.runs.double import seen_before, take_note
 from engine.runs.folder import QUEUE, Folder, folders_in_line
 from engine.runs.launch import place_in
 from engine.runs.read import is_alive, read_job, read_language, read_state
-from engine.runs.record import update_state, write_job, write_text
+from engine.runs.record import about, update_state, write_job, write_text
 from engine.runs.seats import Wish, last_on, occupant, sit, wished
 from engine.runs.start import PROJECT, checked_devices, folder_for, leave_link, refuse_finished, start, take_lock
 
@@ -240,7 +240,7 @@ def _submit(job: Options, language: str, found: Sequence[Device]) -> Folder:
         write_job(folder, job, language)
         update_state(
             folder, kind=job.kind, status="queued", pid=None, started_at=None, finished_at=None, error=None,
-            result=None, owner_pid=None, submitted_at=now, seats=(),
+            result=None, owner_pid=None, submitted_at=now, seats=(), about=about(job),
         )  # fmt: skip
         leave_link(folder)
     return folder

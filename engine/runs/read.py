@@ -33,6 +33,7 @@ class State:
         result: what the job leaves behind, e.g. ``{"export_dir": …}``.
         submitted_at: when it was put in the queue, if it was; seconds since 1970.
         seats: the devices that a training has taken, as ``engine.runs.seats`` calls them.
+        about: "model", "method" and "datasets" of the job; empty in folders of earlier versions.
     """
 
     status: str
@@ -45,6 +46,7 @@ class State:
     result: dict[str, Any] = field(default_factory=dict)
     submitted_at: float | None = None
     seats: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_waiting(self) -> bool:
@@ -85,7 +87,8 @@ def read_state(folder: Folder) -> State:
     if status == "lost" and not known["error"]:
         known["error"] = lost_to_memory(content.get("kills_before"))
     seats = tuple(content.get("seats") or ())
-    return State(status=status, kind=content["kind"], result=content.get("result") or {}, seats=seats, **known)
+    known |= {name: content.get(name) or {} for name in ("result", "about")}
+    return State(status=status, kind=content["kind"], seats=seats, **known)
 
 
 def read_job(folder: Folder) -> Options:

@@ -70,6 +70,12 @@ def write_job(folder: Folder, job: Options, language: str) -> None:
     write_text(folder.job, write_yaml(content))
 
 
+def about(job: Options) -> dict[str, Any]:
+    """What the list of runs says of a job, small enough for ``state.json``."""
+    names = {"model": "model_name_or_path", "method": "finetuning_type", "datasets": "dataset"}
+    return {ours: getattr(job, theirs, None) for ours, theirs in names.items()}
+
+
 def update_state(folder: Folder, **facts: Any) -> None:
     """Merge facts into ``state.json``, atomically."""
     try:

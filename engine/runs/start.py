@@ -23,7 +23,7 @@ from engine.runs.finish import finish_problems, guard_command, on_finish_of
 from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
-from engine.runs.record import update_state, write_job
+from engine.runs.record import about, update_state, write_job
 from engine.runs.seats import taken, wished, within
 
 READER_S = 1.0
@@ -73,7 +73,7 @@ def start(
             write_job(own, job, language)
             update_state(
                 own, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
-                result=None, owner_pid=owner_pid, seats=seats,
+                result=None, owner_pid=owner_pid, seats=seats, about=about(job),
             )  # fmt: skip
         leave_link(main)
         with _guarded(job, own) if own == main else nullcontext(()) as held:
