@@ -6,6 +6,7 @@ attention functions of their own do not). So each is asked, with a few tokens, b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from engine.work.batching import collate
 from engine.work.encode import Encoded
 from engine.work.loss import sequence_logps
 from engine.work.packed import SHARED_FROM, flatten
+from engine.work.shortage import is_shortage
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 """Nats per token by which rounding may change a log-probability, by the format of the weights."""
@@ -55,9 +57,11 @@ def keeps_sequences_apart(model: Any) -> bool:
             together, tokens = sequence_logps(model, _on(flatten(sequences), device), len(sequences))
             alone = [sequence_logps(model, _on(collate([each], 0), device), 1)[0] for each in sequences]
     except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
+        if is_shortage(error):
             raise
-        return False  # the model does not take what is laid out
+        said = f"{type(error).__name__}: {error}"
+        logging.getLogger(__name__).info("micro-batches are padded: the model refuses them laid out (%s)", said)
+        return False
     finally:
         model.train(was_training)
     difference = ((together - torch.cat(alone)) / tokens).abs().max().item()

@@ -234,3 +234,23 @@ def test_lora_as_one_operation_is_that_of_peft(rslora, dtype):
 def test_unusual_lora_layers_are_left_to_peft(unusual):
     model = get_peft_model(model_of(LlamaConfig(**SMALL)), LoraConfig(r=4, target_modules=["q_proj"], **unusual))
     assert speed_up(model) == 0
+
+
+def test_a_model_that_refuses_is_padded_and_the_log_says_why(monkeypatch, caplog):
+    def refuses(*_):
+        raise ValueError("no rows laid out here")
+
+    model = model_of(PACKED[0])
+    monkeypatch.setattr("engine.work.arrangement.sequence_logps", refuses)
+    with caplog.at_level("INFO"):
+        assert not keeps_sequences_apart(model)
+    assert "no rows laid out here" in caplog.text
+
+
+def test_memory_that_runs_out_while_a_model_is_asked_is_no_answer(monkeypatch):
+    def runs_out(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr("engine.work.arrangement.sequence_logps", runs_out)
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        keeps_sequences_apart(model_of(PACKED[0]))
