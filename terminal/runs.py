@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | log | queue``: runs in the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | log | queue``."""
 
 from __future__ import annotations
 

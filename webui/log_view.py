@@ -1,4 +1,4 @@
-"""The log of a run on a tab: its end, or what is sought in it; the view goes along with new lines, or keeps its place."""
+"""The log of a run on a tab: its end, or what is sought in it; the view follows new lines, or keeps its place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from webui.language import escaped
 KEPT_BYTES = 262144
 """So much of a log is shown at most from the place that is kept."""
 KEEP_PLACE = """
-let place = 0, drawn = false;
+let place = 0;
 const box = () => element.querySelector('.log');
 const note = () => {
   const log = box();
@@ -37,7 +37,7 @@ new MutationObserver(() => {
   else note();
 }).observe(element, {childList: true, subtree: true});
 """
-"""A log that is drawn anew begins where it did, unless it follows: then it begins at its end (its column is reversed)."""
+"""A log drawn anew begins where it did, unless it follows: then it begins at its end (its column is reversed)."""
 FIRST_SHOWN = """
 (follows, begin, name) => [follows, Number(document.querySelector('#%s .log')?.dataset.begin ?? -1), name]
 """

@@ -23,6 +23,7 @@ from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, w
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.log_view import LogView
+from webui.notify import notify_toggle
 from webui.preflight import Preflight
 from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
@@ -94,6 +95,7 @@ class TrainTab:
     def _build_live(self) -> None:
         self._preflight = Preflight(self._frame, self.form)
         self._card = gr.HTML(elem_id="train-status", js_on_load=ON_CLICK)
+        notify_toggle(self._texts)
         self._queue = QueuePanel(self._frame, "train")
         self._curves = CurveView(self._frame, "train")
         self._log = LogView(self._frame, "train", is_open=True)
@@ -124,9 +126,7 @@ class TrainTab:
 
     def connect(self) -> None:
         form, language = self.form, self._frame.language
-        self._frame.panels.append(
-            Panel("train", [self.shown], [self._card, self._stop, self._stop_now], _watched)
-        )
+        self._frame.panels.append(Panel("train", [self.shown], [self._card, self._stop, self._stop_now], _watched))
         gr.on(
             [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
             trigger_mode="always_last", **QUICK,

@@ -1,4 +1,4 @@
-"""The log that a run's worker prints: a part of it, and where a text stands in it. Of a long one never the whole in memory."""
+"""A run's log: a part of it, and where a text stands in it. Of a long one never the whole is in memory."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Part(NamedTuple):
 
 
 def read_part(folder: Folder, most_bytes: int, begin: int | None = None) -> Part:
-    """Lines from a place on, or the last ones; of a line that was rewritten, as progress bars do, the last form only."""
+    """Lines from a place on, or the last ones; of a line that was rewritten (a progress bar) the last form only."""
     try:
         with folder.log.open("rb") as file:
             size = file.seek(0, 2)
