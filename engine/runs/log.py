@@ -10,8 +10,8 @@ from typing import NamedTuple
 from engine.runs.folder import Folder
 
 BLOCK_BYTES = 1 << 20
-BLOCKS_A_LOOK = 32
-"""So many blocks at most are searched at one look: about a quarter of a second."""
+BLOCKS_A_LOOK = 16
+"""So many blocks at most are searched at one look: 0.1 to 0.4 s."""
 LONGEST_LINE = 1 << 20
 """A line is searched as far as this, in bytes."""
 MOST_HITS = 500
@@ -131,10 +131,11 @@ class _Search:
         end = data.rfind(b"\n") + 1
         whole, self._tail = data[:end], _shortened(data[end:])
         if self._folded in _decoded(whole).casefold():
-            for number, line in enumerate(whole.split(b"\n")[:-1], self._lines + 1):
-                if hit := self._hit(_decoded(_shortened(line)), number):
-                    self._hits.append(hit)
-                    self._count += 1
+            shortened = b"\n".join(map(_shortened, whole.split(b"\n")[:-1]))
+            lines = [line.rstrip("\r") for line in _decoded(shortened).split("\n")]
+            found = [place for place, line in enumerate(lines) if self._folded in line.casefold()]
+            self._count += len(found)
+            self._hits.extend(self._hit(lines[place], self._lines + 1 + place) for place in found[-MOST_HITS:])
         self._lines += whole.count(b"\n")
 
     def _hit(self, line: str, number: int) -> Hit | None:
