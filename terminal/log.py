@@ -36,12 +36,12 @@ def log(arguments: list[str], language: str) -> int:
 
 def _sorted_out(arguments: list[str]) -> tuple[list[str], str, int, bool]:
     """Name, text, number of lines, and whether to follow; ``--lines 5`` and ``--lines=5`` alike."""
-    said = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--") else [each])]
     names, values, follows = [], {"--search": "", "--lines": str(LINES)}, False
-    rest = iter(said)
+    rest = iter(arguments)
     for each in rest:
-        if each in values:
-            values[each] = next(rest, "")
+        flag, equals, value = each.partition("=")
+        if flag in values:
+            values[flag] = value if equals else next(rest, "")
         elif each == "--follow":
             follows = True
         else:

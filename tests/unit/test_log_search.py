@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import UserError
 from engine.runs import log
 from engine.runs.folder import Folder
 from engine.runs.log import read_part, search
@@ -122,4 +123,8 @@ def test_the_terminal_prints_the_end_and_the_hits(folder, capsys):
     told = capsys.readouterr().out.splitlines()
     assert told[:-1] == ["9: line 9", *(f"{number}: line {number}" for number in range(90, 100))]
     assert "11" in told[-1]
+    folder.log.write_text("python app.py train --lora_rank=8\n")
+    assert runs(["log", name, "--search", "--lora_rank=8"], "en") == 0
     assert runs(["log", name, "--search", "gone"], "en") == 1
+    with pytest.raises(UserError, match="whole number"):
+        runs(["log", name, "--lines", "some"], "en")
