@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | queue``: runs in the terminal."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | log | queue``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from engine.words import words
 from terminal.cause import print_cause
 from terminal.curves import write_curves
 from terminal.ladder import print_ladder
+from terminal.log import log
 from terminal.names import find
 from terminal.queue import queue, told
 from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "queue")
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "log", "queue")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -40,6 +41,8 @@ def runs(arguments: list[str], language: str) -> int:
         return queue(arguments[1:], language)
     if word == "list":
         return list_them(arguments[1:], language)
+    if word == "log":
+        return log(arguments[1:], language)
     if word not in WORDS:
         raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:

@@ -18,6 +18,7 @@ from engine.runs.queue import keep
 from engine.words import words
 from webui.frame import PRIVATE, QUICK, Frame, changed_only
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
+from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
 from webui.tab_export import ExportTab
@@ -88,6 +89,7 @@ def build_page(language: str = "en") -> gr.Blocks:
         for each in made.values():
             each.connect()
         made["data"].remembers(page.load, dataset)
+        tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)
     return page

@@ -21,6 +21,7 @@ from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.ladder import ladder_table
 from webui.language import escaped
+from webui.log_view import LogView
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
 from webui.topbar import checkpoint_choices
@@ -46,8 +47,7 @@ class RunsTab:
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._curves = CurveView(frame, "run")
             self._ladder = gr.HTML(elem_id="run-ladder", js_on_load=None)
-            with frame.texts.make(gr.Accordion, {"label": "page.log.label"}, open=False):
-                self._log = gr.HTML(elem_id="run-log", elem_classes="log-view", js_on_load=None)
+            self._log = LogView(frame, "run", is_open=False)
             self._command = frame.texts.make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
@@ -76,11 +76,11 @@ class RunsTab:
     def connect(self) -> None:
         language = self._frame.language
         outputs = [
-            self._table, self._card, self._ladder, self._log, self._command, self._chat, self._export, self._resume,
-            self._stop,
+            self._table, self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop,
         ]  # fmt: skip
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
         self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
+        self._log.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._table.select(_clicked, None, [self._chosen, self._notice], **QUICK)
         self._stop.click(_on_stop, [language, self._chosen], self._notice, **QUICK)
         self._resume.click(
@@ -121,7 +121,6 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
         with_retry(card, folder, progress, language),
         ladder_table(folder, language) if folder is not None and progress is not None else "",
-        live.log(folder, language),
         _command(folder),
         gr.update(interactive=bool(target_of(folder))),
         gr.update(interactive=has_adapter and not is_active),

@@ -22,6 +22,8 @@ from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.log_view import LogView
+from webui.notify import notify_toggle
 from webui.preflight import Preflight
 from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
@@ -93,10 +95,10 @@ class TrainTab:
     def _build_live(self) -> None:
         self._preflight = Preflight(self._frame, self.form)
         self._card = gr.HTML(elem_id="train-status", js_on_load=ON_CLICK)
+        notify_toggle(self._texts)
         self._queue = QueuePanel(self._frame, "train")
         self._curves = CurveView(self._frame, "train")
-        with self._texts.make(gr.Accordion, {"label": "page.log.label"}, open=True, elem_id="train-log-box"):
-            self._log = gr.HTML(elem_id="train-log", elem_classes="log-view", js_on_load=None)
+        self._log = LogView(self._frame, "train", is_open=True)
 
     def _build_bar(self) -> None:
         make = self._texts.make
@@ -124,9 +126,7 @@ class TrainTab:
 
     def connect(self) -> None:
         form, language = self.form, self._frame.language
-        self._frame.panels.append(
-            Panel("train", [self.shown], [self._card, self._log, self._stop, self._stop_now], _watched)
-        )
+        self._frame.panels.append(Panel("train", [self.shown], [self._card, self._stop, self._stop_now], _watched))
         gr.on(
             [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
             trigger_mode="always_last", **QUICK,
@@ -151,6 +151,7 @@ class TrainTab:
         connect_retry(self._frame, self._card, self.notice, self.shown)
         self._queue.connect(self.notice)
         self._curves.connect("train", self.shown, lambda name: live.chosen_run(name, "train"), self.notice)
+        self._log.connect("train", self.shown, lambda name: live.chosen_run(name, "train"), self.notice)
         self._frame.notices.append(self.notice)
         names = [form.controls["dataset"], form.controls["eval_dataset"]]
         folder = form.controls["dataset_dir"]
@@ -199,7 +200,6 @@ def _watched(language: str, shown: str | None) -> list[Any]:
     is_stopping = progress is not None and progress.status == "stopping"
     return [
         with_retry(live.card(folder, progress, language, _guide(language)), folder, progress, language),
-        live.log(folder, language),
         gr.update(interactive=is_active and not is_stopping),
         gr.update(interactive=is_active),
     ]

@@ -177,9 +177,11 @@ def test_the_page_tells_it_too_and_what_the_log_says_is_no_html():
 
 def test_the_end_is_told_with_its_time():
     from engine.runs.progress import watch
+    from engine.words import words
     from webui import live
 
     folder = a_run(status="done")
+    folder.events.write_text('{"phase": "ready"}\n')  # the last that its worker said it was doing
     html = live.card(folder, watch(folder), "en", "")
-    assert live.moment(2.0) in html and "ended" in html
+    assert live.moment(2.0) in html and "ended" in html and words("phases.ready") not in html
     json.dumps(html)
