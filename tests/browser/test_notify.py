@@ -123,6 +123,7 @@ def test_a_hidden_tab_tells_an_end_though_the_next_run_has_taken_its_place(visit
 
 def test_a_browser_that_refuses_is_told_of(visit, run):
     page = visited(visit, "denied")
+    expect(page).to_have_title("42 % · train_1 · Lathe")
     page.locator("#notify").click()
     expect(page.locator(".notify-said")).to_have_text(words("page.notify.denied"))
     expect(page.locator("#notify")).not_to_be_checked()
