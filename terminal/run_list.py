@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from engine.errors import UserError
 from engine.runs.listing import COLUMNS, Listed, filtered, listed, ordered
+from engine.runs.progress import clock
 from engine.runs.queue import place_of
 from engine.words import words
 
 SHOWN = ("train", "export", "gguf")
+STATUSES = ("queued", "starting", "running", "stopping", "done", "failed", "stopped", "lost")
+HEADS = (
+    "started", "kind", "status", "progress", "loss", "best_eval_loss", "duration", "size_bytes", "name", "model",
+)  # fmt: skip
 VALUED = ("status", "kind", "sort")
 SWITCHES = ("reverse", "json")
 
@@ -23,8 +30,9 @@ def list_them(arguments: list[str], language: str) -> int:
     column = said.get("sort") or "started"
     if column not in COLUMNS:
         raise UserError("runs_sort_unknown", column=column, known=", ".join(COLUMNS))
+    statuses, kinds = _parts(said.get("status", ""), STATUSES, "status"), _parts(said.get("kind", ""), SHOWN, "kind")
     everything = listed(*SHOWN)
-    rows = filtered(everything, text, _parts(said.get("status", "")), _parts(said.get("kind", "")))
+    rows = filtered(everything, text, statuses, kinds)
     if "sort" in said or "reverse" in said:
         rows = ordered(rows, column, "reverse" in said)
     if "json" in said:
@@ -32,25 +40,51 @@ def list_them(arguments: list[str], language: str) -> int:
         return 0
     if not everything:
         print(words("cli.no_runs", language))
-    for row in rows:
-        print(_line(row, language))
+    elif rows:
+        _print_table(
+            [[words(f"page.runs.{name}", language) for name in HEADS], *(_cells(row, language) for row in rows)]
+        )
     if len(rows) < len(everything):
         print(words("cli.run_list.count", language, shown=len(rows), all=len(everything)))
     return 0
 
 
-def _line(row: Listed, language: str) -> str:
-    started = time.strftime("%Y-%m-%d %H:%M", time.localtime(row.started)) if row.started else ""
-    steps = f"{row.step}/{row.total_steps}" if row.total_steps else ""
+def _cells(row: Listed, language: str) -> list[str]:
+    steps = f"{row.step}/{row.total_steps}" if row.total_steps else "–"
     if row.status == "queued":
         steps = f"#{place_of(row.folder) or '?'}"
-    loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
-    status = words(f"page.status.{row.status}", language)
-    return f"{started:16}  {row.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {row.name}"
+    return [
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(row.started)) if row.started else "–",
+        words(f"page.kinds.{row.kind}", language),
+        words(f"page.status.{row.status}", language),
+        steps,
+        _number(row.loss),
+        _number(row.best_eval_loss),
+        clock(row.duration) if row.duration is not None else "–",
+        f"{row.size_bytes / 1e6:.1f} MB",
+        row.name,
+        " · ".join(filter(None, (row.model, row.method, ", ".join(row.datasets)))) or "–",
+    ]
+
+
+def _print_table(lines: list[list[str]]) -> None:
+    """Columns as wide as their widest cell, but for the last."""
+    widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)][:-1]
+    for line in lines:
+        padded = [text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=False)]
+        print("  ".join([*padded, line[-1]]))
+
+
+def _number(value: float | None) -> str:
+    return f"{value:.4f}" if value is not None else "–"
 
 
 def _plain(row: Listed) -> dict[str, object]:
-    return {**asdict(row), "folder": str(row.folder.path)}
+    """What strict JSON can hold: a loss that is no number is null there."""
+    plain = {**asdict(row), "folder": str(row.folder.path)}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in plain.items()
+    }
 
 
 def _sort_out(arguments: list[str]) -> tuple[str, dict[str, str]]:
@@ -72,11 +106,15 @@ def _sort_out(arguments: list[str]) -> tuple[str, dict[str, str]]:
     return " ".join(sought), said
 
 
-def _parts(said: str) -> list[str]:
-    return [part.strip() for part in said.split(",") if part.strip()]
+def _parts(said: str, known: Sequence[str], flag: str) -> list[str]:
+    """The words between the commas. Raises: UserError, for one that is none of the known."""
+    found = [part.strip() for part in said.split(",") if part.strip()]
+    for part in found:
+        if part not in known:
+            raise UserError("runs_filter_unknown", flag=flag, value=part, known=", ".join(known))
+    return found
 
 
-def _padded(text: str, columns: int) -> str:
-    """A text as wide as so many columns of a terminal, in which a Chinese, Japanese or Korean letter takes two."""
-    width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-    return text + " " * max(0, columns - width)
+def _width(text: str) -> int:
+    """Columns of a terminal that a text takes: a Chinese, Japanese or Korean letter takes two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

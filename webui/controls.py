@@ -75,7 +75,13 @@ def to_control(field: FieldInfo, value: Any) -> Any:
     if value is None:
         return NOTHING
     is_free_number = plain_type(field) is float or (plain_type(field) is int and allows_none(field))
-    return f"{value:g}" if is_free_number and about(field, "control") != "slider" else value
+    return _typed(value) if is_free_number and about(field, "control") != "slider" else value
+
+
+def _typed(number: float) -> str:
+    """A number as short as it can be typed without becoming another."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(number)
 
 
 def from_control(field: FieldInfo, value: Any) -> Any:

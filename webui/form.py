@@ -6,15 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
+import yaml
 
 from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
 from engine.options.command import Parsed, job_from
 from engine.options.option import about
+from engine.options.reference import in_our_words
+from engine.options.yaml_text import read_options, write_yaml
 from engine.words import has_words, words
-from webui.controls import control, from_control
+from webui.controls import control, from_control, to_control
 from webui.language import Texts, escaped, marked
 
+FURTHER = "further_options"
+"""Stands for the box with options that have no control, where a problem is told."""
 SHOW_FIRST_PROBLEM = """
 () => setTimeout(() => {
   const note = [...document.querySelectorAll('.info-text strong')].find((each) => each.offsetParent);
@@ -33,6 +38,7 @@ class Form:
         self._texts = texts
         self._prefix = prefix
         self._sections: list[tuple[Any, list[str]]] = []
+        self._further: Any = None
 
     def add(self, name: str, **properties: Any) -> Any:
         """Place the control of an option here."""
@@ -44,21 +50,31 @@ class Form:
         """Take over controls that stand elsewhere on the page, as far as the job has these options."""
         self.controls.update({name: each for name, each in controls.items() if name in self.job_type.model_fields})
 
+    def add_further(self) -> None:
+        """Place a box for the options that have no control: YAML, one a line."""
+        shown = {"label": "page.further.label", "info": "page.further.help"}
+        self._further = self._texts.make(
+            gr.Textbox, shown, placeholder="adam_beta2: 0.98", lines=2, max_lines=12, elem_id=FURTHER
+        )
+
     def section(self, container: Any, names: Iterable[str]) -> None:
         """Remember that a container with a heading is worth showing only while one of these options is."""
         self._sections.append((container, list(names)))
 
     @property
     def inputs(self) -> list[Any]:
-        return list(self.controls.values())
+        return [*self.controls.values(), *([self._further] if self._further is not None else [])]
 
     def values(self, raw: Sequence[Any]) -> dict[str, Any]:
-        """Plain values by option, as the inputs hold them; what another option switches off is left out."""
+        """Plain values by option, as the inputs hold them; what another option switches off is left out.
+
+        Raises:
+            Refused: the box with further options cannot be read, or holds what does not belong there.
+        """
         fields = self.job_type.model_fields
-        read = {
-            name: from_control(fields[name], value) for name, value in zip(self.controls, raw, strict=True)
-        }  # fmt: skip
-        return {name: value for name, value in read.items() if self._has_effect(name, read)}
+        read = {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
+        kept = {name: value for name, value in read.items() if self._has_effect(name, read)}
+        return kept | (self._read_further(raw[-1] or "") if self._further is not None else {})
 
     def job(self, raw: Sequence[Any], **further: Any) -> Parsed:
         """The job that the controls describe. Raises: Refused, with every problem."""
@@ -72,8 +88,31 @@ class Form:
                 texts[problem.option] = f"{texts.get(problem.option, '⚠')} {problem.text(language).strip()}"
         return [  # the line below a field is Markdown; page.css shows bold there, and the field above it, in red
             gr.update(info=f"**{texts[name]}**" if name in texts else self._texts.of(each, language)["info"])
-            for name, each in self.controls.items()
+            for name, each in zip([*self.controls, FURTHER], self.inputs, strict=False)
         ]
+
+    def filled(self, values: dict[str, Any]) -> list[Any]:
+        """One update an input, which gives the options that are named here their values."""
+        fields = self.job_type.model_fields
+        updates = [
+            gr.update(value=to_control(fields[name], values[name])) if name in values else gr.skip()
+            for name in self.controls
+        ]
+        return updates + [gr.skip()] * (len(self.inputs) - len(updates))
+
+    def filled_from(self, job: Options) -> tuple[list[Any], list[str]]:
+        """One update an input, after which the form says what a job says; and the options that it may not take over.
+
+        What has no control goes into the box with further options.
+        """
+        plain, defaults = job.values(), self.job_type().values()
+        names = [name for name in plain if name not in self.controls and plain[name] != defaults.get(name)]
+        refused = [name for name in names if self._is_owners(name)]
+        further = {name: plain[name] for name in names if name not in refused}
+        updates = self.filled({name: getattr(job, name) for name in self.controls})
+        if self._further is not None:
+            updates[-1] = write_yaml(further).strip() if further else ""
+        return updates, refused
 
     @property
     def switches(self) -> list[Any]:
@@ -87,7 +126,7 @@ class Form:
         return [self.controls[name] for name in self.controls if self._when(name)] + [s[0] for s in self._sections]
 
     def visibility(self, *raw: Any) -> list[dict[str, Any]]:
-        read = dict(zip(self.controls, raw, strict=True))
+        read = self._by_name(raw)
         seen = {name: self._has_effect(name, read) for name in self.controls}
         shown = [seen[name] for name in self.controls if self._when(name)]
         shown += [any(seen[name] for name in names) for _, names in self._sections]
@@ -95,9 +134,36 @@ class Form:
 
     def show_initial_visibility(self) -> None:
         """Hide, before the page is served, what the defaults switch off."""
-        raw = [each.value for each in self.controls.values()]
+        raw = [each.value for each in self.inputs]
         for component, update in zip(self.switched, self.visibility(*raw), strict=True):
             component.visible = update["visible"]
+
+    def _by_name(self, raw: Sequence[Any]) -> dict[str, Any]:
+        """What the controls hold, without the box of further options."""
+        return dict(zip(self.controls, raw[: len(self.controls)], strict=True))
+
+    def _read_further(self, text: str) -> dict[str, Any]:
+        try:
+            content = read_options(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            facts = {"line": mark.line + 1 if mark else 1, "detail": getattr(error, "problem", None) or str(error)}
+            raise Refused([Problem("further.not_yaml", FURTHER, facts)]) from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise Refused([Problem("further.no_mapping", FURTHER)])
+        asked = in_our_words(self.job_type, {str(name).replace("-", "_"): value for name, value in content.items()})
+        problems = [Problem("further.has_field", FURTHER, {"option": name}) for name in asked if name in self.controls]
+        problems += [Problem("further.owners", FURTHER, {"option": name}) for name in asked if self._is_owners(name)]
+        if problems:
+            raise Refused(problems)
+        return asked
+
+    def _is_owners(self, name: str) -> bool:
+        """Whether only who types commands on this machine may set it."""
+        field = self.job_type.model_fields.get(name)
+        return field is not None and name not in self.controls and about(field, "level") == "owner"
 
     def _when(self, name: str) -> dict[str, tuple]:
         when = about(self.job_type.model_fields[name], "when")

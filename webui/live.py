@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-import yaml
-
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
+from engine.runs.listing import Listed, rows_of
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
@@ -30,6 +29,12 @@ _listed_lock = threading.Lock()
 def runs_of(*kinds: str) -> list:
     """``list_runs``, at most once a second for all viewers together."""
     return _seldom(kinds, lambda: list_runs(*kinds))
+
+
+def listing(*kinds: str) -> list[Listed]:
+    """The rows of the list of runs, at most once a second for all viewers together."""
+    runs = runs_of(*kinds)
+    return _seldom(("rows", *kinds), lambda: rows_of(runs))
 
 
 def line() -> list[Waiting]:
@@ -125,7 +130,7 @@ def model_of(folder: Folder) -> str:
     """The model a run was asked for, or "–" when its job can no longer be read."""
     try:
         return _model_at(folder, folder.job.stat().st_mtime_ns)
-    except (OSError, UserError, yaml.YAMLError, KeyError, TypeError):  # deleted, edited by hand, of another version
+    except (OSError, UserError):  # deleted, edited by hand, of another version
         return "–"
 
 

@@ -26,7 +26,6 @@ from engine.runs.preflight_words import (
 from engine.runs.start import start
 from engine.words import words
 from webui import live
-from webui.controls import to_control
 from webui.form import Form, notice, problems_in, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped, marked, phase_words, sentence
@@ -93,19 +92,14 @@ class Preflight:
 
     def _on_apply(self, number: int, language: str, raw: tuple[Any, ...]) -> list[Any]:
         """Set the options of a change in the form."""
-        skipped = [gr.skip()] * len(self._form.controls)
+        skipped = [gr.skip()] * len(self._form.inputs)
         try:
             answer = preflight(self._job(raw), _devices(int(time.monotonic() / DEVICES_AGE_S)))
             change = answer.changes[number]
         except (UserError, IndexError):  # the form has changed since the button was drawn
             return [gr.skip(), *skipped]
-        fields = TrainJob.model_fields
-        updates = [
-            gr.update(value=to_control(fields[name], change.values[name])) if name in change.values else gr.skip()
-            for name in self._form.controls
-        ]
         told = words("page.preflight.applied", language, options=change_options(change))
-        return [notice("good", escaped(told)), *updates]
+        return [notice("good", escaped(told)), *self._form.filled(change.values)]
 
     def _on_smoke(self, language: str, *raw: Any) -> list[Any]:
         running = live.active_run("train", "preflight")

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import gradio as gr
-from yaml import YAMLError
 
 from engine.errors import UserError
 from engine.options.command import as_text
@@ -111,7 +110,7 @@ def _values(folder: Folder) -> dict[str, str]:
     """What was asked of a run, as it is typed; empty when that cannot be read."""
     try:
         return _values_at(folder, folder.job.stat().st_mtime_ns)
-    except (OSError, UserError, YAMLError, KeyError, TypeError):
+    except (OSError, UserError):
         return {}
 
 

@@ -34,7 +34,7 @@ class RunActions:
     def __init__(self, frame: Frame, kinds: tuple[str, ...]) -> None:
         self._frame, self._kinds = frame, kinds
         make = frame.texts.make
-        with gr.Row(elem_classes="buttons run-actions"):
+        with gr.Row(elem_classes="buttons run-actions") as self.row:
             self._repeat = make(gr.Button, {"value": "page.buttons.repeat"}, size="sm", elem_id="run-repeat")
             self._diagnose = make(gr.Button, {"value": "page.buttons.diagnose"}, size="sm", elem_id="run-diagnose")
             self._file = make(

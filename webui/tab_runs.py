@@ -6,16 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import Refused, UserError
+from engine.errors import UserError
 from engine.options.command import preview
 from engine.runs.folder import Folder, model_label
-from engine.runs.progress import Progress
 from engine.runs.queue import cancel, submit
-from engine.runs.read import State, read_job
+from engine.runs.read import read_job
 from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.clone import Clone
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
@@ -24,17 +24,10 @@ from webui.language import escaped
 from webui.log_view import LogView
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
+from webui.run_table import RunTable
 from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
-COLUMNS = ("name", "kind", "status", "model", "started", "progress", "loss")
-MOST_ROWS = 200
-ON_ROW_CLICK = """
-element.addEventListener('click', (event) => {
-  const row = event.target.closest('[data-run]');
-  if (row) trigger('select', {run: row.dataset.run});
-});
-"""
 
 
 class RunsTab:
@@ -42,7 +35,7 @@ class RunsTab:
         """Args: train: the Train tab; shown: the ``gr.State`` with the run that it watches."""
         self._frame, self._train, self._shown = frame, train, shown
         self._chosen = gr.State(None)
-        self._table = gr.HTML(elem_id="runs-table", elem_classes="runs-table", js_on_load=ON_ROW_CLICK)
+        self._table = RunTable(frame, KINDS)
         with gr.Column(elem_classes="run-detail"):
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._curves = CurveView(frame, "run")
@@ -53,6 +46,8 @@ class RunsTab:
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
             self._actions = RunActions(frame, KINDS)
+            with self._actions.row:
+                self._clone = Clone(frame)
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
@@ -75,18 +70,17 @@ class RunsTab:
 
     def connect(self) -> None:
         language = self._frame.language
-        outputs = [
-            self._table, self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop,
-        ]  # fmt: skip
+        outputs = [self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop]
+        self._table.connect(self._chosen, self._notice)
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
         self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._log.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
-        self._table.select(_clicked, None, [self._chosen, self._notice], **QUICK)
         self._stop.click(_on_stop, [language, self._chosen], self._notice, **QUICK)
         self._resume.click(
             _on_resume, [language, self._chosen],
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
+        self._clone.connect(self._chosen, KINDS, self._notice, self._train)
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
@@ -118,7 +112,6 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     has_adapter = folder is not None and _adapter_of(folder) is not None
     card = live.card(folder, progress, language, escaped(words("page.runs.none", language)))
     return [
-        _table(live.runs_of(*KINDS)[:MOST_ROWS], folder, language),
         with_retry(card, folder, progress, language),
         ladder_table(folder, language) if folder is not None and progress is not None else "",
         _command(folder),
@@ -129,42 +122,10 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     ]
 
 
-def _clicked(event: gr.EventData) -> list[Any]:
-    return [event.run, ""]
-
-
-def _table(runs: list[tuple[Folder, State]], chosen: Folder | None, language: str) -> str:
-    if not runs:
-        return f'<div class="empty">{escaped(words("page.runs.none_yet", language))}</div>'
-    head = "".join(f'<th scope="col">{escaped(words(f"page.runs.{name}", language))}</th>' for name in COLUMNS)
-    rows = "".join(_row(folder, state, chosen, language) for folder, state in runs)
-    return f'<div class="scroller"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def _row(folder: Folder, state: State, chosen: Folder | None, language: str) -> str:
-    progress = live.look(folder) or Progress(state.status, state.kind)
-    done = live.percent(progress)
-    loss = f"{progress.loss:.4g}" if progress.loss is not None else "–"
-    status = escaped(words(f"page.status.{state.status}", language))
-    is_chosen = chosen is not None and folder.path == chosen.path
-    name = escaped(folder.name)
-    cells = (
-        f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{name}</button>',
-        escaped(words(f"page.kinds.{state.kind}", language)),
-        f'<span class="chip {state.status}">{status}</span>',
-        escaped(live.model_of(folder)),
-        escaped(live.moment(state.started_at)),
-        f"{done:.0f} %" if done is not None else "–",
-        loss,
-    )
-    row = "".join(f'<td class="{column}">{cell}</td>' for column, cell in zip(COLUMNS, cells, strict=True))
-    return f'<tr data-run="{name}"{" class=chosen" if is_chosen else ""}>{row}</tr>'
-
-
 def _command(folder: Folder | None) -> str:
     try:
         return preview(read_job(folder)) if folder else ""
-    except (OSError, Refused) as error:
+    except (OSError, UserError) as error:
         return f"# {error}"
 
 

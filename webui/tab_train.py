@@ -63,6 +63,7 @@ class TrainTab:
         with self._texts.make(gr.Accordion, {"label": "page.train.advanced"}, open=False, elem_id="train-advanced"):
             for group, names in advanced.items():
                 self._section(group, names)
+            self.form.add_further()
 
     def _levels(self, level: str) -> dict[str, list[str]]:
         """Group → its options of this level that are not in the top bar."""

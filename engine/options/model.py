@@ -30,7 +30,7 @@ class Model(Options):
     model_revision: str = option("main", level="advanced")
     adapter_folder: str | None = option(None, level="command")  # inside each folder of adapter_name_or_path
     cache_dir: str | None = option(None, level="command")
-    trust_remote_code: bool = option(False, level="command")
+    trust_remote_code: bool = option(False, level="owner")
 
     @property
     def adapters(self) -> tuple[str, ...]:

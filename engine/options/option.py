@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-Level = Literal["plain", "advanced", "command"]
+Level = Literal["plain", "advanced", "command", "owner"]
 
 
 def option(
@@ -22,7 +22,8 @@ def option(
 
     Args:
         default: the value when nothing is said.
-        level: "plain" stands in sight on the page, "advanced" one click away, "command" only on the command line.
+        level: "plain" stands in sight on the page, "advanced" one click away, "command" only on the command line
+            and among the form's further options; "owner", which lets programs run, on the command line alone.
         when: the option has an effect only if each named option holds one of these values.
         suggestions: values a drop-down offers beside what the user types.
         control: a hint for the page where the type does not say enough: "slider", "path", "lines", "password".

@@ -13,7 +13,7 @@ _SWANLAB = {"use_swanlab": (True,)}
 class Tracking(Options):
     """Keys and tokens are no options: they come from the environment, and never enter a run's folder."""
 
-    on_finish: str | None = option(None, level="command")  # an address, or a command; not on the page: it runs programs
+    on_finish: str | None = option(None, level="owner")  # an address, or a command
     use_swanlab: bool = option(False, level="command")  # as report_to: swanlab
     swanlab_project: str | None = option("llamafactory", when=_SWANLAB, level="command")  # as commands expect it
     swanlab_workspace: str | None = option(None, when=_SWANLAB, level="command")

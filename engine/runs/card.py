@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog.devices import memory_text
-from engine.errors import Refused
 from engine.options.base import Options
 from engine.options.command import as_text, preview
 from engine.options.yaml_text import write_yaml
@@ -68,7 +67,7 @@ def card(folder: Folder, language: str = "en", state: State | None = None) -> st
     facts = read_facts(folder)
     try:
         job = read_job(folder)
-    except (Refused, OSError):
+    except (UserError, OSError):
         job = None  # of another version; what was written down still counts
     parts = [f"# {folder.name}", *_ending(state, language), *_results(folder, state, facts, language)]
     parts += _made_with(facts, job, language)
@@ -91,7 +90,7 @@ def section_of(folder: Folder, step: int | None = None) -> str:
     parts += [*_ending(state, "en", is_public=True), *_results(folder, state, facts, "en")]
     try:
         job = read_job(folder)
-    except (Refused, OSError):
+    except (UserError, OSError):
         job = None
     parts += _made_with(facts, job, "en", is_public=True)
     parts += _asked(without_places(job), {}, "en") if job is not None else []

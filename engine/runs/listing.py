@@ -1,4 +1,7 @@
-"""The list of runs: a few small facts of each, and which of them are shown in what order. No log is read as a whole."""
+"""The list of runs: a few small facts of each, and which of them are shown in what order.
+
+Of a run that recorded its end nothing but ``state.json`` is read; of another the end of its log, never the whole.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,14 @@ import yaml
 
 from engine.runs.folder import Folder
 from engine.runs.read import State, list_runs
+from engine.runs.summary import size_on_disk
 
 TAIL_BYTES = 4096
 """So much of the end of a log is read first; eight times as much, again and again, while it holds no loss."""
-COLUMNS = ("started", "status", "kind", "name", "model", "method", "datasets", "progress", "loss", "duration")
+COLUMNS = (
+    "started", "status", "kind", "name", "model", "method", "datasets", "progress", "loss", "best_eval_loss",
+    "duration", "size_bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Listed:
         started: when it started or, if it only waits, was submitted; seconds since 1970.
         duration: from start to end in seconds; None while it has not ended, or if its end was not recorded.
         loss: the last one logged.
+        size_bytes: of all files in the run's folder.
     """
 
     folder: Folder
@@ -38,8 +46,10 @@ class Listed:
     step: int = 0
     total_steps: int = 0
     loss: float | None = None
+    best_eval_loss: float | None = None
     started: float | None = None
     duration: float | None = None
+    size_bytes: int = 0
 
     @property
     def progress(self) -> float | None:
@@ -49,7 +59,12 @@ class Listed:
 
 def listed(*kinds: str) -> list[Listed]:
     """All runs of the given kinds (of every kind, when none is given), the latest first."""
-    return [_listed(folder, state) for folder, state in list_runs(*kinds)]
+    return rows_of(list_runs(*kinds))
+
+
+def rows_of(runs: Iterable[tuple[Folder, State]]) -> list[Listed]:
+    """A row for each run of what ``list_runs`` gives."""
+    return [_listed(folder, state) for folder, state in runs]
 
 
 def filtered(
@@ -116,6 +131,9 @@ def _key(value: Any) -> Any:
 
 def _listed(folder: Folder, state: State) -> Listed:
     about = state.about or _about_of_old(folder)
+    kept = state.summary
+    has_summary = "finished_at" in kept and kept["finished_at"] == state.finished_at
+    place = {name: kept[name] for name in ("step", "total_steps", "loss")} if has_summary else last_step(folder)
     is_timed = state.started_at is not None and state.finished_at is not None
     return Listed(
         folder=folder,
@@ -127,7 +145,9 @@ def _listed(folder: Folder, state: State) -> Listed:
         datasets=tuple(map(str, about.get("datasets") or ())),
         started=state.started_at or state.submitted_at,
         duration=state.finished_at - state.started_at if is_timed else None,
-        **last_step(folder),
+        best_eval_loss=kept.get("best_eval_loss"),
+        size_bytes=kept["size_bytes"] if has_summary else size_on_disk(folder),
+        **place,
     )
 
 

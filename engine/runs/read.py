@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from engine.errors import UserError
 from engine.options.base import Options
 from engine.options.jobs import JOBS
 from engine.runs.folder import Folder, all_folders
@@ -16,6 +17,8 @@ from engine.runs.killed import lost_to_memory
 
 BLOCK_BYTES = 1 << 20
 ENDED = ("done", "failed", "stopped", "lost")
+UNENDED = ("starting", "running")
+"""What ``state.json`` says of a run whose worker has not recorded its end."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class State:
         submitted_at: when it was put in the queue, if it was; seconds since 1970.
         seats: the devices that a training has taken, as ``engine.runs.seats`` calls them.
         about: "model", "method" and "datasets" of the job; empty in folders of earlier versions.
+        summary: as ``engine.runs.summary`` makes it; of a run that has not ended at most "best_eval_loss".
     """
 
     status: str
@@ -47,6 +51,7 @@ class State:
     submitted_at: float | None = None
     seats: tuple[str, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_waiting(self) -> bool:
@@ -72,10 +77,9 @@ def is_alive(folder: Folder) -> bool:
 
 def read_state(folder: Folder) -> State:
     """Raises: FileNotFoundError, if the folder holds no run."""
-    alive = is_alive(folder)  # asked first: a worker records its end before it lets go of the lock
-    content = json.loads(folder.state.read_text(encoding="utf-8"))
+    content, alive = _content_and_life(folder)
     status = content["status"]
-    if status in ("starting", "running"):
+    if status in UNENDED:
         if not alive:
             # Who was to start it was killed on the way: it waits as before.
             is_cut_short = status == "starting" and content.get("pid") is None and folder.queued.is_file()
@@ -87,14 +91,39 @@ def read_state(folder: Folder) -> State:
     if status == "lost" and not known["error"]:
         known["error"] = lost_to_memory(content.get("kills_before"))
     seats = tuple(content.get("seats") or ())
-    known |= {name: content.get(name) or {} for name in ("result", "about")}
+    known |= {name: content.get(name) or {} for name in ("result", "about", "summary")}
     return State(status=status, kind=content["kind"], seats=seats, **known)
 
 
+def _content_and_life(folder: Folder) -> tuple[dict[str, Any], bool]:
+    """``state.json``, and whether the worker lives; of a run that has ended by its own account nobody asks that.
+
+    A worker records its end before it lets go of the lock. So a free lock means that it died only if the state is the
+    same before and after the lock was found free.
+    """
+    before = None
+    while True:
+        content = json.loads(folder.state.read_text(encoding="utf-8"))
+        if content["status"] not in UNENDED or content == before:
+            return content, False
+        if is_alive(folder):
+            return content, True
+        before = content
+
+
 def read_job(folder: Folder) -> Options:
-    """The job exactly as it was asked. Raises: FileNotFoundError, Refused (written by an incompatible version)."""
-    content = yaml.safe_load(folder.job.read_text(encoding="utf-8"))
-    return JOBS[content["kind"]].from_values(content["options"])
+    """The job exactly as it was asked.
+
+    Raises:
+        FileNotFoundError: the run has been deleted.
+        UserError: the file is not what was written; Refused: an incompatible version wrote it.
+    """
+    try:
+        content = yaml.safe_load(folder.job.read_text(encoding="utf-8"))
+        kind, options = JOBS[content["kind"]], dict(content["options"])
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        raise UserError("job_unreadable", path=folder.job, detail=" ".join(str(error).split())) from error
+    return kind.from_values(options)
 
 
 def read_language(folder: Folder) -> str:

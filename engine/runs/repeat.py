@@ -45,17 +45,39 @@ def repeated_job(folder: Folder) -> Repeat:
         raise UserError("repeat.only_training", kind=state.kind)
     facts, job = read_facts(folder), read_job(folder)
     found = [*_data(facts, job), *_models(facts), *_made_with(facts)]
-    again: dict[str, Any] = {"output_dir": None, "overwrite_output_dir": False}
-    if _is_own(job.resume_from_checkpoint, folder):
-        again["resume_from_checkpoint"] = None
+    again: dict[str, Any] = {}
     base = facts.models.get("model_name_or_path", {})
     if base.get("revision") and not Path(str(job.model_name_or_path)).exists():
         again["model_revision"] = base["revision"]  # a hub's main branch may have moved on
     return Repeat(
-        job.model_copy(update=again),
+        anew(job, folder).model_copy(update=again),
         [problem for problem in found if not problem.is_warning],
         [problem for problem in found if problem.is_warning],
     )
+
+
+def cloned_job(folder: Folder) -> TrainJob:
+    """What was asked of a run, to be looked at, changed and asked again; nothing is compared.
+
+    Raises:
+        UserError: the run is no training, or has been deleted; what was asked cannot be read (by this version).
+    """
+    try:
+        kind = read_state(folder).kind
+        job = read_job(folder)
+    except FileNotFoundError as error:
+        raise UserError("run_unknown", name=folder.name) from error
+    if not isinstance(job, TrainJob) or kind != "train":
+        raise UserError("repeat.only_training", kind=kind)
+    return anew(job, folder)
+
+
+def anew(job: TrainJob, folder: Folder) -> TrainJob:
+    """The job in a folder of its own, from the same beginning: a checkpoint of its own is no part of that."""
+    changes: dict[str, Any] = {"output_dir": None, "overwrite_output_dir": False}
+    if _is_own(job.resume_from_checkpoint, folder):
+        changes["resume_from_checkpoint"] = None
+    return job.model_copy(update=changes)
 
 
 def first_difference(one: Folder, other: Folder) -> int | None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from engine.catalog.checks import problems_on_disk
 from engine.catalog.devices import Device, devices
@@ -68,12 +68,14 @@ def start(
         with taken(own, None if place else wished(job, found), patience_s) as seats:
             for path in (own.stop_request, own.card):
                 path.unlink(missing_ok=True)
+            anew: dict[str, Any] = {}
             if is_training and job.overwrite_output_dir:
                 _clear(own)
+                anew = {"summary": {}}
             write_job(own, job, language)
             update_state(
                 own, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None, error=None,
-                result=None, owner_pid=owner_pid, seats=seats, about=about(job),
+                result=None, owner_pid=owner_pid, seats=seats, about=about(job), **anew,
             )  # fmt: skip
         leave_link(main)
         with _guarded(job, own) if own == main else nullcontext(()) as held:

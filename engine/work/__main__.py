@@ -28,6 +28,7 @@ from engine.runs.launch import NOTES, needs_torchrun, place_in
 from engine.runs.progress import watch
 from engine.runs.read import read_job
 from engine.runs.record import Recorder, StopRequested
+from engine.runs.summary import summary
 from engine.work.imports import lean_imports
 from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
@@ -139,8 +140,17 @@ def _finish(recorder: Recorder, status: str, code: int, **facts) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending as it is
     ending = {"status": status, "finished_at": time.time(), **facts}
     write_card(recorder, **ending)
-    recorder.state(**ending)
+    recorder.state(**ending, **_summary(recorder.folder, ending["finished_at"]))
     return code
+
+
+def _summary(folder: Folder, finished_at: float) -> dict[str, Any]:
+    """What the list shows of the run; without it the list reads more, so its failure shall cost nothing but that."""
+    try:
+        return {"summary": summary(folder, finished_at)}
+    except Exception:
+        traceback.print_exc()
+        return {}
 
 
 def _stop_at_once(number, frame) -> None:

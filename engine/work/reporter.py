@@ -13,6 +13,7 @@ from engine.runs.folder import Folder
 from engine.runs.progress import clock, is_measured
 from engine.runs.read import read_events
 from engine.runs.record import Recorder
+from engine.runs.summary import best_eval_loss
 from engine.work.ranks import agree_to_stop
 
 STEP_INTERVAL_S = 2.0
@@ -55,6 +56,8 @@ class Reporter(TrainerCallback):
         values = {ours: logs[theirs] for theirs, ours in _LOGGED.items() if logs and theirs in logs}
         values |= {name: value for name, value in (logs or {}).items() if is_measured(name) and value is not None}
         self._tell(state, **values)
+        if "eval_loss" in values and state.is_world_process_zero:
+            self._recorder.state(summary={"best_eval_loss": best_eval_loss(self._recorder.folder)})
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._recorder.event(saved=f"checkpoint-{state.global_step}")

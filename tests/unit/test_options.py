@@ -162,7 +162,7 @@ def test_further_training_arguments_survive(kind):
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
 def test_every_option_says_where_it_stands(kind, name):
     field = JOBS[kind].model_fields[name]
-    assert about(field, "level") in ("plain", "advanced", "command")
+    assert about(field, "level") in ("plain", "advanced", "command", "owner")
     for other, allowed in about(field, "when").items():
         switch = JOBS[kind].model_fields[other]
         assert allowed, f"{name} never has an effect"
