@@ -1,4 +1,4 @@
-"""The button that fills the form of the Train tab with what was asked of a run, so that it can be changed and asked anew.
+"""The button that fills the form of the Train tab with what was asked of a run, to be changed and asked again.
 
 All controls are set in one answer of the server, and nothing on the page sets one because another has changed: what the
 form then says is what the run was asked for.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog.devices import memory_text
+from engine.errors import UserError
 from engine.options.base import Options
 from engine.options.command import as_text, preview
 from engine.options.yaml_text import write_yaml
