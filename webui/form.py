@@ -16,6 +16,7 @@ from engine.options.reference import in_our_words
 from engine.options.yaml_text import read_options, write_yaml
 from engine.words import has_words, words
 from webui.controls import control, from_control, to_control
+from webui.frame import QUICK
 from webui.language import Texts, escaped, marked
 
 FURTHER = "further_options"
@@ -114,29 +115,38 @@ class Form:
             updates[-1] = write_yaml(further).strip() if further else ""
         return updates, refused
 
-    @property
-    def switches(self) -> list[Any]:
-        """The controls on whose values the visibility of others depends."""
-        deciding = {other for name in self.controls for other in self._when(name)}
-        return [each for name, each in self.controls.items() if name in deciding]
+    def connect_visibility(self) -> None:
+        """Hide, before the page is served, what the defaults switch off; later show what has come to have an effect.
 
-    @property
-    def switched(self) -> list[Any]:
-        """What ``visibility`` updates."""
-        return [self.controls[name] for name in self.controls if self._when(name)] + [s[0] for s in self._sections]
+        The browser is told only what has changed: each change of what is seen costs it a walk through the whole page.
+        """
+        switched = {name: each for name, each in self.controls.items() if self._when(name)}
+        deciding = {other for name in switched for other in self._when(name)}
+        places = [*switched.values(), *(container for container, _ in self._sections)]
 
-    def visibility(self, *raw: Any) -> list[dict[str, Any]]:
-        read = self._by_name(raw)
-        seen = {name: self._has_effect(name, read) for name in self.controls}
-        shown = [seen[name] for name in self.controls if self._when(name)]
-        shown += [any(seen[name] for name in names) for _, names in self._sections]
-        return [gr.update(visible=is_seen) for is_seen in shown]
+        def seen_of(raw: Sequence[Any]) -> list[bool]:
+            read = self._by_name(raw)
+            effective = {name: self._has_effect(name, read) for name in self.controls}
+            shown = [effective[name] for name in switched]
+            return shown + [any(effective[name] for name in names) for _, names in self._sections]
 
-    def show_initial_visibility(self) -> None:
-        """Hide, before the page is served, what the defaults switch off."""
-        raw = [each.value for each in self.inputs]
-        for component, update in zip(self.switched, self.visibility(*raw), strict=True):
-            component.visible = update["visible"]
+        first = seen_of([each.value for each in self.inputs])
+        for place, is_seen in zip(places, first, strict=True):
+            place.visible = is_seen
+        before = gr.State(first)
+
+        def show(before: list[bool], *raw: Any) -> list[Any]:
+            now = seen_of(raw)
+            updates = [
+                gr.skip() if was == is_seen else gr.update(visible=is_seen)
+                for was, is_seen in zip(before, now, strict=True)
+            ]
+            return [now, *updates]
+
+        gr.on(
+            [self.controls[name].change for name in self.controls if name in deciding], show, [before, *self.inputs],
+            [before, *places], trigger_mode="always_last", **QUICK,
+        )  # fmt: skip
 
     def _by_name(self, raw: Sequence[Any]) -> dict[str, Any]:
         """What the controls hold, without the box of further options."""

@@ -92,7 +92,20 @@ def build_page(language: str = "en") -> gr.Blocks:
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)
+        _spare_the_browser(page)
     return page
+
+
+def _spare_the_browser(page: gr.Blocks) -> None:
+    """Let no event that shows nothing while it runs tell its outputs that it has begun and that it has ended.
+
+    The browser's part of gradio 6.31 writes that into every component that ever was an output of any event, twice with
+    each event, a tick included: most of a browser's work on this page, and seconds on a slow machine.
+    """
+    nowhere = gr.State()
+    for event in page.fns.values():
+        if event.show_progress == "hidden":
+            event.show_progress_on = [nowhere]
 
 
 def _mind_the_queue() -> None:

@@ -68,7 +68,6 @@ class ChatTab:
                         gr.Button, {"value": "page.buttons.clear"}, elem_id="chat-clear", scale=1, min_width=80,
                     )  # fmt: skip
                 self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
-        self.form.show_initial_visibility()
 
     def _build_settings(self) -> None:
         make = self._frame.texts.make
@@ -106,10 +105,7 @@ class ChatTab:
     def connect(self) -> None:
         form, language = self.form, self._frame.language
         self._frame.panels.append(Panel("chat", [], [self._status, self._load, self._unload], _watched))
-        gr.on(
-            [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
-            trigger_mode="always_last", **QUICK,
-        )  # fmt: skip
+        form.connect_visibility()
         self._load.click(
             self._on_load, [language, *form.inputs], [self._notice, *form.inputs], trigger_mode="once",
             concurrency_limit=None, **PRIVATE,

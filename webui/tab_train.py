@@ -51,7 +51,6 @@ class TrainTab:
             with gr.Column(elem_classes="train-live", min_width=280):
                 self._build_live()
         self._build_bar()
-        self.form.show_initial_visibility()
 
     def _build_form(self) -> None:
         plain, advanced = self._levels("plain"), self._levels("advanced")
@@ -128,10 +127,7 @@ class TrainTab:
     def connect(self) -> None:
         form, language = self.form, self._frame.language
         self._frame.panels.append(Panel("train", [self.shown], [self._card, self._stop, self._stop_now], _watched))
-        gr.on(
-            [each.change for each in form.switches], form.visibility, form.inputs, form.switched,
-            trigger_mode="always_last", **QUICK,
-        )  # fmt: skip
+        form.connect_visibility()
         notes = [self.notice, *form.inputs]
         self._start.click(
             self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
