@@ -21,8 +21,8 @@ ASKED = {
     "learning_rate": 1.23456789e-5, "num_train_epochs": 0.5, "per_device_train_batch_size": 3, "cutoff_len": 777,
     "pref_loss": "sigmoid", "pref_beta": 0.07, "warmup_steps": 0.25, "packing": False, "bf16": False, "seed": 7,
     "quantization_bit": 4, "quantization_method": "bnb", "double_quantization": False, "adam_beta2": 0.9876,
-    "weight_decay": 0.01, "logging_first_step": True, "default_system": 'Say "yes".\nOr no.', "lr_scheduler_type": "cosine",
-    "output_dir": "saves/here", "on_finish": "true",
+    "weight_decay": 0.01, "logging_first_step": True, "default_system": 'Say "yes".\nOr no.',
+    "lr_scheduler_type": "cosine", "output_dir": "saves/here", "on_finish": "true",
 }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
 from engine.runs.listing import Listed, filtered, last_step, listed, ordered
-from engine.runs.record import about, write_job
+from engine.runs.record import about, update_state, write_job
+from engine.runs.summary import size_on_disk, summary
 from terminal.run_list import list_them
 
 
@@ -99,7 +100,70 @@ def test_typed_words_and_flags_narrow_and_sort(capsys):
     assert capsys.readouterr().out.splitlines()[-1] == "1 of 3 runs"
 
 
-@pytest.mark.parametrize("arguments", [["--sort", "colour"], ["--colour"], ["--status"]])
+@pytest.mark.parametrize(
+    "arguments", [["--sort", "colour"], ["--colour"], ["--status"], ["--status=dnoe"], ["--kind", "train,x"]]
+)
 def test_what_is_not_known_is_refused(arguments):
     with pytest.raises(UserError):
         list_them(arguments, "en")
+
+
+# A summary in the state
+
+
+def test_a_run_with_a_summary_of_its_end_is_listed_without_its_log(monkeypatch):
+    kept = {"finished_at": 160.0, "step": 7, "total_steps": 7, "loss": 0.5, "best_eval_loss": 0.75, "size_bytes": 99}
+    made("a", "no log at all", started_at=100.0, finished_at=160.0, summary=kept)
+    monkeypatch.setattr("engine.runs.listing.last_step", lambda folder: pytest.fail("the log was read"))
+    (found,) = listed()
+    assert (found.step, found.loss, found.best_eval_loss, found.size_bytes) == (7, 0.5, 0.75, 99)
+
+
+def test_a_summary_of_an_earlier_end_is_not_taken_for_the_present():
+    kept = {"finished_at": 50.0, "step": 7, "total_steps": 7, "loss": 0.5, "best_eval_loss": 0.75, "size_bytes": 99}
+    made("a", step(9, loss=0.25), started_at=100.0, finished_at=160.0, summary=kept)
+    (found,) = listed()
+    assert (found.step, found.loss, found.best_eval_loss) == (9, 0.25, 0.75)
+    assert found.size_bytes != 99
+
+
+def test_a_summary_says_what_the_whole_log_says():
+    losses = [{"loss": 3.0}, {"eval_loss": 2.0}, {"loss": 2.5}, {"eval_loss": 1.5}, {"eval_loss": 9.0}]
+    folder = made("a", *(step(2 + number, **values) for number, values in enumerate(losses)), started_at=1.0)
+    (folder.path / "checkpoint-4").mkdir()
+    (folder.path / "checkpoint-4" / "weights").write_bytes(b"x" * 5000)
+    (folder.path / "elsewhere").symlink_to("/")
+    told = summary(folder, 160.0)
+    (folder.path / "elsewhere").unlink()
+    size = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file())
+    assert told == {
+        "finished_at": 160.0, "step": 6, "total_steps": 40, "loss": 2.5, "best_eval_loss": 1.5, "size_bytes": size,
+    }  # fmt: skip
+    update_state(folder, finished_at=160.0, summary=told)
+    (found,) = listed()
+    assert (found.step, found.loss, found.best_eval_loss, found.size_bytes) == (6, 2.5, 1.5, size)
+
+
+def test_the_size_of_a_run_without_a_summary_is_that_of_its_files():
+    folder = made("a", step(1))
+    before = size_on_disk(folder)
+    (folder.path / "more").write_bytes(b"x" * 777)
+    assert size_on_disk(folder) == before + 777
+
+
+def test_what_is_listed_as_json_is_json_to_every_reader(capsys):
+    made("a", step(2, loss=float("nan")))
+    list_them(["--json"], "en")
+    (found,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert found["loss"] is None
+
+
+def test_a_table_is_as_wide_as_its_letters(capsys):
+    about = {"model": "模型", "method": "lora", "datasets": ["诗"]}
+    made("a/一", step(2, loss=2.0), about=about)
+    made("b", step(2, loss=2.0), started_at=1.0, finished_at=62.0, about=about)
+    list_them([], "zh")
+    lines = capsys.readouterr().out.splitlines()
+    width = lambda text: sum(2 if ord(letter) > 0x2E80 else 1 for letter in text)  # noqa: E731
+    assert len({width(line[: line.index("模型")]) for line in lines}) == 1  # the head of that column is the same word
+    assert "0:01:01" in "\n".join(lines)
