@@ -16,6 +16,7 @@ from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.compare import CompareView
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
@@ -43,6 +44,7 @@ class RunsTab:
         self._frame, self._train, self._shown = frame, train, shown
         self._chosen = gr.State(None)
         self._table = gr.HTML(elem_id="runs-table", elem_classes="runs-table", js_on_load=ON_ROW_CLICK)
+        self._compare = CompareView(frame)
         with gr.Column(elem_classes="run-detail"):
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._curves = CurveView(frame, "run")
@@ -79,6 +81,7 @@ class RunsTab:
             self._table, self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop,
         ]  # fmt: skip
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
+        self._compare.connect("runs", self._notice)
         self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._log.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._table.select(_clicked, None, [self._chosen, self._notice], **QUICK)
