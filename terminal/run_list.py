@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-import unicodedata
 from dataclasses import asdict
 
 from engine.errors import UserError
 from engine.runs.listing import COLUMNS, Listed, filtered, listed, ordered
 from engine.runs.queue import place_of
 from engine.words import words
+from terminal.columns import padded
 
 SHOWN = ("train", "export", "gguf")
 VALUED = ("status", "kind", "sort")
@@ -46,7 +46,7 @@ def _line(row: Listed, language: str) -> str:
         steps = f"#{place_of(row.folder) or '?'}"
     loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
     status = words(f"page.status.{row.status}", language)
-    return f"{started:16}  {row.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {row.name}"
+    return f"{started:16}  {row.kind:7} {padded(status, 12)} {steps:>11} {loss:12} {row.name}"
 
 
 def _plain(row: Listed) -> dict[str, object]:
@@ -74,9 +74,3 @@ def _sort_out(arguments: list[str]) -> tuple[str, dict[str, str]]:
 
 def _parts(said: str) -> list[str]:
     return [part.strip() for part in said.split(",") if part.strip()]
-
-
-def _padded(text: str, columns: int) -> str:
-    """A text as wide as so many columns of a terminal, in which a Chinese, Japanese or Korean letter takes two."""
-    width = sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
-    return text + " " * max(0, columns - width)

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from engine.errors import UserError
 from engine.options.base import Options
-from engine.options.command import as_text
+from engine.options.command import as_text, shown_values
 from engine.options.jobs import TrainJob
 from engine.runs.card import OF_AN_ATTEMPT
 from engine.runs.folder import Folder
@@ -53,7 +53,8 @@ class Run:
 
 @dataclass(frozen=True)
 class Difference:
-    """``values``: of each run, as it is typed; ``NO_VALUE`` where it has none; None where it cannot be read."""
+    """``name``: of an option, a package, a model or a dataset; "" where the group says it all. ``values``: of each run,
+    as it is typed; ``NO_VALUE`` where it has none; None where it cannot be read."""
 
     group: Group
     name: str
@@ -117,17 +118,22 @@ def compared(folders: Iterable[Folder]) -> list[Run]:
 def differing_options(runs: Sequence[Run]) -> list[Difference]:
     """The options that are not the same in all runs whose job can be read, in the order of their declaration.
 
-    Not among them is what says where a run lies and from where it went on.
+    Not among them is what says where a run lies and from where it went on; nor what has no effect in some of the runs
+    and in the others the value that nobody needs to be told, see ``shown_values``.
     """
     said = [None if run.job is None else _with_effect(run.job) for run in runs]
     known = [values for values in said if values is not None]
     given = dict.fromkeys(name for values in known for name in values)
     # Declared ones first: what only some pass on to transformers stands at the end of each job.
     declared = [name for group in TrainJob.groups() for name in group.model_fields if name in given]
+    told = [shown_values(run.job) for run in runs if run.job is not None]
     found = []
     for name in dict.fromkeys((*declared, *given)):
         values = [each.get(name, _NOTHING) for each in known]
-        if name not in OF_AN_ATTEMPT and any(value != values[0] for value in values):
+        if name in OF_AN_ATTEMPT or all(value == values[0] for value in values):
+            continue
+        effective = [value for value in values if value is not _NOTHING]
+        if any(value != effective[0] for value in effective) or any(name in each for each in told):
             found.append(Difference("options", name, tuple(_typed(each, name) for each in said)))
     return found
 
@@ -159,16 +165,18 @@ def outcome(run: Run) -> Outcome:
 def best(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> dict[str, set[int]]:
     """Of each ranked figure the indices of the runs that have the best one; none where it would say nothing.
 
-    Losses are ranked only where they measure the same, see ``not_ranked``; durations only of runs that are done,
-    and were done in one go.
+    Losses are ranked only where they measure the same, see ``not_ranked``; durations only of runs that
+    have done the same number of steps in one go.
     """
     found = {}
     for name, better in RANKED.items():
         values = {index: value for index, each in enumerate(outcomes) if (value := figure(each, name)) is not None}
         if name == "duration_s":
             values = {index: value for index, value in values.items() if _was_done_at_once(outcomes[index])}
+            is_ranked = len({outcomes[index].step for index in values}) == 1
+        else:
+            is_ranked = name not in SAME_LOSS or not not_ranked(runs, name)
         values = {index: value for index, value in values.items() if math.isfinite(value)}
-        is_ranked = name not in SAME_LOSS or not not_ranked(runs, name)
         top = better(values.values()) if is_ranked and len(set(values.values())) > 1 else None
         found[name] = {index for index, value in values.items() if value == top}
     return found
@@ -209,8 +217,8 @@ def _made_with(progress: Progress) -> dict[tuple[Group, str], str]:
         last = facts.attempts[-1]
         told |= {("versions", name): number for name, number in (last.get("versions") or {}).items()}
         if code := last.get("git"):
-            told["code", "commit"] = code["commit"][:DIGEST_LETTERS] + ("-dirty" if code["changed"] else "")
-    told["devices", "device"] = facts.others.get("device")
+            told["code", ""] = code["commit"][:DIGEST_LETTERS] + ("-dirty" if code["changed"] else "")
+    told["devices", ""] = facts.others.get("device")
     for group, known in (("models", facts.models), ("datasets", facts.datasets)):
         told |= {(group, name): str(each.get("sha256") or "")[:DIGEST_LETTERS] for name, each in known.items()}
     return {key: str(value) for key, value in told.items() if value}
