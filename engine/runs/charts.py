@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from engine.runs.curves import Curve
 from engine.words import words
@@ -28,17 +30,21 @@ class Line:
     Args:
         style: "raw", "smooth", "evaluated", "thin" or "rejected"; of one run among several "line-1", "line-2" and on.
         per_step: what a step of the curve is on the chart's axis: 1, or a part of an epoch or of the training.
+        raw: of a smoothed line, drawn alone, the curve whose values that are no numbers are shown with it.
     """
 
     name: str
     style: str
     curve: Curve
     per_step: float = 1.0
+    raw: Curve | None = None
 
     def view(self, first: float | None, last: float | None, most: int) -> list[tuple[float, float]]:
         """``Curve.view`` on the chart's axis."""
-        limits = (None if end is None else end / self.per_step for end in (first, last))
-        points = self.curve.view(*limits, most)
+        limits = [None if end is None else end / self.per_step for end in (first, last)]
+        logged = self.raw.view(*limits, most // 2) if self.raw is not None else ()
+        odd = [point for point in logged if not math.isfinite(point[1])]
+        points = sorted(self.curve.view(*limits, most - len(odd)) + odd, key=itemgetter(0))
         return points if self.per_step == 1 else [(step * self.per_step, value) for step, value in points]
 
 

@@ -49,11 +49,11 @@ def columns(runs: Sequence[Run]) -> Mapping[str, Curve]:
 def _chart(name: str, runs: Sequence[Run], language: str, axis: str, is_smoothed: bool) -> Chart:
     lines = []
     for run in runs:
-        curve, per_step = run.progress.curves.get(name), _per_step(run.progress, axis)
-        if curve is not None and is_smoothed:
-            curve = curve.smoothed()
-        if curve is not None and len(curve) and per_step:
-            lines.append(Line(run.label, style_of(run), curve, per_step))
+        raw, per_step = run.progress.curves.get(name), _per_step(run.progress, axis)
+        if raw is None or not len(raw) or not per_step:
+            continue
+        drawn = {"curve": raw.smoothed(), "raw": raw} if is_smoothed else {"curve": raw}
+        lines.append(Line(run.label, style_of(run), per_step=per_step, **drawn))
     title = title_of(name, language)
     if is_smoothed:
         title = f"{title} · {words('page.curve.smoothed', language)}"
