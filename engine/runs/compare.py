@@ -187,8 +187,8 @@ def not_ranked(runs: Sequence[Run], name: str) -> list[str]:
     jobs = [run.job for run in runs]
     if any(job is None for job in jobs):
         return [""]
-    values = {option: {repr(_with_effect(job).get(option)) for job in jobs} for option in SAME_LOSS[name]}
-    return [option for option, seen in values.items() if len(seen) > 1]
+    said = [_with_effect(job) for job in jobs if job is not None]
+    return [option for option in SAME_LOSS[name] if any(each.get(option) != said[0].get(option) for each in said)]
 
 
 def figure(each: Outcome, name: str) -> float | None:
