@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import time
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -14,6 +13,7 @@ from engine.runs.listing import COLUMNS, Listed, filtered, listed, ordered
 from engine.runs.progress import clock
 from engine.runs.queue import place_of
 from engine.words import words
+from terminal.columns import aligned
 
 SHOWN = ("train", "export", "gguf")
 STATUSES = ("queued", "starting", "running", "stopping", "done", "failed", "stopped", "lost")
@@ -41,9 +41,8 @@ def list_them(arguments: list[str], language: str) -> int:
     if not everything:
         print(words("cli.no_runs", language))
     elif rows:
-        _print_table(
-            [[words(f"page.runs.{name}", language) for name in HEADS], *(_cells(row, language) for row in rows)]
-        )
+        heads = [words(f"page.runs.{name}", language) for name in HEADS]
+        print("\n".join(aligned([heads, *(_cells(row, language) for row in rows)])))
     if len(rows) < len(everything):
         print(words("cli.run_list.count", language, shown=len(rows), all=len(everything)))
     return 0
@@ -65,14 +64,6 @@ def _cells(row: Listed, language: str) -> list[str]:
         row.name,
         " · ".join(filter(None, (row.model, row.method, ", ".join(row.datasets)))) or "–",
     ]
-
-
-def _print_table(lines: list[list[str]]) -> None:
-    """Columns as wide as their widest cell, but for the last."""
-    widths = [max(map(_width, cells)) for cells in zip(*lines, strict=True)][:-1]
-    for line in lines:
-        padded = [text + " " * (width - _width(text)) for text, width in zip(line, widths, strict=False)]
-        print("  ".join([*padded, line[-1]]))
 
 
 def _number(value: float | None) -> str:
@@ -113,8 +104,3 @@ def _parts(said: str, known: Sequence[str], flag: str) -> list[str]:
         if part not in known:
             raise UserError("runs_filter_unknown", flag=flag, value=part, known=", ".join(known))
     return found
-
-
-def _width(text: str) -> int:
-    """Columns of a terminal that a text takes: a Chinese, Japanese or Korean letter takes two."""
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)

@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | log | queue``."""
+"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | compare | log | queue``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
+from terminal.compare import compare
 from terminal.curves import write_curves
 from terminal.ladder import print_ladder
 from terminal.log import log
@@ -27,7 +28,7 @@ from terminal.queue import queue, told
 from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "log", "queue")
+WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "compare", "log", "queue")
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -43,6 +44,8 @@ def runs(arguments: list[str], language: str) -> int:
         return list_them(arguments[1:], language)
     if word == "log":
         return log(arguments[1:], language)
+    if word == "compare":
+        return compare(arguments[1:], language)
     if word not in WORDS:
         raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:

@@ -1,24 +1,30 @@
-"""A run's charts as HTML with a stretched SVG: sharp at any width, light and dark, with a value under the pointer."""
+"""Charts of a run, or of several over one another, as HTML with a stretched SVG: sharp at any width, light and dark,
+with a value under the pointer."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
-from engine.runs.charts import charts_of
+from engine.runs.charts import Chart, charts_of
 from engine.runs.curves import Curve
 from engine.words import words
 from webui.language import escaped
 
 MOST_POINTS = {"large": 1000, "small": 300}
 """Of a line in a chart of that size."""
+MANY_LINES = 4
+"""From twice as many on, each has fewer points: nobody can follow more, and the page stays light."""
 MOST_HINTS = {"large": 100, "small": 24}
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart; ``style`` is its class in page.css: "raw", "smooth", "evaluated", "thin" or "rejected"."""
+    """One line of a chart; ``style`` is its class in page.css: one of those of ``engine.runs.charts.Line``."""
 
     name: str
     style: str
@@ -27,7 +33,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Window:
-    """Steps from ``first`` to ``last`` (None: no limit); ``is_log``: the loss by powers of ten."""
+    """From ``first`` to ``last`` on the axis (None: no limit); ``is_log``: the loss by powers of ten."""
 
     first: float | None = None
     last: float | None = None
@@ -38,20 +44,28 @@ WHOLE = Window()
 
 
 def curves(found: Mapping[str, Curve], language: str, window: Window = WHOLE) -> str:
-    """The loss large, all else small below it; a hint when there is no point yet.
+    """The charts of a run; a hint when there is no point yet."""
+    return charts(charts_of(found, language), language, window)
+
+
+def charts(found: Sequence[Chart], language: str, window: Window = WHOLE, has_legends: bool = True) -> str:
+    """The loss large, all else small below it; a hint when there is no point in the window.
 
     Each line has at most 1,000 points, whatever the length of the run: the least and greatest of every stretch.
     """
     large, small = [], []
-    for each in charts_of(found, language):
+    for each in found:
         size = "large" if each.name == "loss" else "small"
-        most = MOST_POINTS[size]
+        most = MOST_POINTS[size] // max(1, len(each.lines) // MANY_LINES)
         lines = [
             Line(line.name, line.style, [(step, value * each.unit) for step, value in points])
             for line in each.lines
-            if (points := line.curve.view(window.first, window.last, most))
+            if (points := line.view(window.first, window.last, most))
         ]
-        drawn = chart(each.title, lines, language, size, window.is_log and size == "large")
+        drawn = chart(
+            each.title, lines, language, size, window.is_log and size == "large", axis=each.axis,
+            has_legend=has_legends,
+        )  # fmt: skip
         (large if size == "large" else small).append(drawn)
     if not any((*large, *small)):
         key = "page.curves.nothing_here" if found else "page.curve.empty"
@@ -59,11 +73,15 @@ def curves(found: Mapping[str, Curve], language: str, window: Window = WHOLE) ->
     return f'{"".join(large)}<div class="small-charts">{"".join(small)}</div>'
 
 
-def chart(title: str, lines: Sequence[Line], language: str, size: str, is_log: bool = False) -> str:
+def chart(
+    title: str, lines: Sequence[Line], language: str, size: str, is_log: bool = False, axis: str = "step",
+    has_legend: bool = True,
+) -> str:  # fmt: skip
     """One chart with its title, legend (of several lines), axes, and hints for steps under the pointer.
 
     Args:
         is_log: the values by powers of ten; what is not above 0 then has no place.
+        axis: what stands below: "step", "epoch" or "share".
     """
     shown = [value for line in lines for _, value in line.points if math.isfinite(value)]
     is_log = is_log and any(value > 0 for value in shown)
@@ -73,7 +91,8 @@ def chart(title: str, lines: Sequence[Line], language: str, size: str, is_log: b
         return ""
     low, high = _range(min(shown), max(shown), is_log) if shown else (0.0, 1.0)
     first = min(line.points[0][0] for line in lines if line.points)
-    last = max(first + 1, *(line.points[-1][0] for line in lines if line.points))
+    last = max(line.points[-1][0] for line in lines if line.points)
+    last = last if last > first else first + 1
 
     def x(step: float) -> float:
         return (step - first) / (last - first) * 1000
@@ -90,18 +109,20 @@ def chart(title: str, lines: Sequence[Line], language: str, size: str, is_log: b
     grid = "".join(f'<line x1="0" x2="1000" y1="{at:.1f}" y2="{at:.1f}"/>' for _, at in values)
     left = "".join(f'<span style="top:{at / 10:.1f}%">{number(value)}</span>' for value, at in values)
     below = "".join(
-        f'<span style="left:{x(tick) / 10:.1f}%">{number(tick)}</span>' for tick in ticks(first, last, 6, whole=True)
+        f'<span style="left:{x(tick) / 10:.1f}%">{number(tick)}</span>'
+        for tick in ticks(first, last, 6, whole=axis == "step")
     )
-    legend = "".join(f'<span class="key {line.style}">{escaped(line.name)}</span>' for line in lines)
-    step_word = escaped(words("page.curve.step", language))
+    keys = lines if has_legend and len(lines) > 1 else ()
+    legend = "".join(f'<span class="key {line.style}">{escaped(line.name)}</span>' for line in keys)
+    below_word = words(f"page.curve.{axis}", language)
     return (
-        f'<figure class="chart {size}" data-first="{first:g}" data-last="{last:.17g}"><figcaption>'
-        f'<b>{escaped(title)}</b><span class="legend">{legend if len(lines) > 1 else ""}</span></figcaption>'
+        f'<figure class="chart {size}" data-first="{first:.17g}" data-last="{last:.17g}"><figcaption>'
+        f'<b>{escaped(title)}</b><span class="legend">{legend}</span></figcaption>'
         f'<div class="plot" role="img" tabindex="0" aria-label="{escaped(_spoken(title, lines))}">'
         f'<div class="y-axis">{left}</div><div class="area">'
         f'<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" aria-hidden="true"><g class="grid">{grid}</g>{drawn}'
-        f"</svg>{_hints(lines, x, language, MOST_HINTS[size])}</div>"
-        f'<div class="x-axis">{below}<em>{step_word}</em></div></div></figure>'
+        f"</svg>{_hints(lines, x, below_word, MOST_HINTS[size])}</div>"
+        f'<div class="x-axis">{below}<em>{escaped(below_word)}</em></div></div></figure>'
     )
 
 
@@ -125,29 +146,42 @@ def _drawn(line: Line, x: Callable[[float], float], y: Callable[[float], float |
     return drawn
 
 
-def _hints(lines: Sequence[Line], x: Callable[[float], float], language: str, most: int) -> str:
-    """Invisible strips over the chart; the one under the pointer shows the values at its step."""
-    at: dict[float, list[str]] = {}
+def _hints(lines: Sequence[Line], x: Callable[[float], float], below_word: str, most: int) -> str:
+    """Invisible strips over the chart; the one under the pointer shows the values there.
+
+    A line without a point at just that step, as of a run that logs less often, shows its nearest in the strip.
+    """
     steps = sorted({step for line in lines for step, _ in line.points})
     steps = steps[:: math.ceil(len(steps) / most)]
-    chosen = set(steps)
-    for line in lines:
-        for step, value in line.points:
-            if step in chosen:
-                at.setdefault(step, []).append(f"{line.name} {number(value)}")
-    step_word = words("page.curve.step", language)
+    ends = [-math.inf, *((one + two) / 2 for one, two in itertools.pairwise(steps)), math.inf]
     strips = []
     for index, step in enumerate(steps):
         begin = (x(steps[index - 1]) + x(step)) / 20 if index else 0
         end = (x(step) + x(steps[index + 1])) / 20 if index + 1 < len(steps) else 100
         side = "left" if x(step) > 600 else "right"
-        text = "<br>".join(escaped(part) for part in [f"{step_word} {step:.15g}", *at[step]])
+        values = [_value_near(line, step, *ends[index : index + 2]) for line in lines]
+        text = "<br>".join(escaped(part) for part in (f"{below_word} {_place(step)}", *filter(None, values)))
         line_at = f"{(x(step) / 10 - begin) / max(end - begin, 1e-9) * 100:.1f}%"
         strips.append(
             f'<i style="left:{begin:.2f}%;width:{end - begin:.2f}%"><u style="left:{line_at}"></u>'
             f'<span class="{side}" style="left:{line_at}">{text}</span></i>'
         )
     return f'<div class="hints" aria-hidden="true">{"".join(strips)}</div>'
+
+
+def _value_near(line: Line, step: float, begin: float, end: float) -> str:
+    """A line's value at a step, or at the nearest one that it has within the limits, which is then told too."""
+    place = bisect_left(line.points, step, key=itemgetter(0))
+    near = [each for each in line.points[max(0, place - 1) : place + 1] if begin <= each[0] <= end]
+    if not near:
+        return ""
+    at, value = min(near, key=lambda each: abs(each[0] - step))
+    return f"{line.name} {number(value)}" + ("" if at == step else f" ({_place(at)})")
+
+
+def _place(at: float) -> str:
+    """A step in full, a part of an epoch or of a training in short."""
+    return f"{at:.15g}" if at == int(at) else f"{at:.4g}"
 
 
 def _spoken(title: str, lines: Sequence[Line]) -> str:

@@ -36,13 +36,16 @@ let top = 0, left = 0, held = null;
 const named = (found) => ['sort', 'more', 'run'].map((name) => [name, found?.dataset[name]]).find((each) => each[1]);
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-sort], [data-more]'), row = event.target.closest('[data-run]');
-  if (button?.dataset.sort) trigger('select', {sort: button.dataset.sort});
+  if (event.target.closest('.tick')) {
+    if (event.target.matches('input')) trigger('select', {ticked: row.dataset.run, is_ticked: event.target.checked});
+  } else if (button?.dataset.sort) trigger('select', {sort: button.dataset.sort});
   else if (button) trigger('select', {more: true});
   else if (row) trigger('select', {run: row.dataset.run});
 });
 element.addEventListener('scroll', ({target}) => { [top, left] = [target.scrollTop, target.scrollLeft]; }, true);
 element.addEventListener('focusin', (event) => {
-  held = named(event.target.closest('[data-sort], [data-more], [data-run]'));
+  const place = named(event.target.closest('[data-sort], [data-more], [data-run]'));
+  held = place && [...place, event.target.matches('.tick input')];
 });
 element.addEventListener('focusout', (event) => { if (event.relatedTarget) held = null; });
 new MutationObserver(() => {
@@ -50,7 +53,8 @@ new MutationObserver(() => {
   if (box && (top || left) && !box.scrollTop && !box.scrollLeft) box.scrollTo(left, top);
   if (!held || document.activeElement !== document.body) return;
   const place = element.querySelector(`[data-${held[0]}="${CSS.escape(held[1])}"]`);
-  (place?.matches('button') ? place : place?.querySelector('button'))?.focus({preventScroll: true});
+  const isTick = held[2] && place?.querySelector('.tick input');
+  (place?.matches('button') ? place : isTick || place?.querySelector('button'))?.focus({preventScroll: true});
 }).observe(element, {childList: true, subtree: true});
 """
 """A table that is drawn anew, as a running one is all the time, keeps its place and the keyboard's."""
@@ -78,17 +82,23 @@ class RunTable:
         self._table = gr.HTML(elem_id="runs-table", elem_classes="runs-table", js_on_load=ON_CLICK)
         self._view = gr.State(FIRST)
 
-    def connect(self, chosen: Any, said: Any) -> None:
-        """Args: chosen: the ``gr.State`` with the name of the run; said: cleared when another one is chosen."""
-        inputs = [chosen, self._view, self._text, self._statuses, self._of_kinds]
+    def connect(self, chosen: Any, compared: Any, said: Any) -> None:
+        """Connect with what a click changes.
+
+        Args:
+            chosen: the ``gr.State`` with the name of the run.
+            compared: the drop-down with the names of the runs that are laid over each other.
+            said: cleared when another run is chosen.
+        """
+        inputs = [chosen, compared, self._view, self._text, self._statuses, self._of_kinds]
         self._frame.panels.append(Panel("runs", inputs, [self._table], self._watched))
         self._table.select(
-            _clicked, self._view, [chosen, said, self._view], concurrency_limit=None, **PRIVATE
+            _clicked, [self._view, compared], [chosen, compared, said, self._view], concurrency_limit=None, **PRIVATE
         )  # fmt: skip
 
     def _watched(
-        self, language: str, chosen: str | None, view: dict[str, Any], text: str | None, statuses: Sequence[str] | None,
-        kinds: Sequence[str] | None,
+        self, language: str, chosen: str | None, compared: Sequence[str] | None, view: dict[str, Any], text: str | None,
+        statuses: Sequence[str] | None, kinds: Sequence[str] | None,
     ) -> list[Any]:  # fmt: skip
         everything = live.listing(*self._kinds)
         meant = [each for status in statuses or () for each in (status, *ALSO.get(status, ()))]
@@ -96,23 +106,29 @@ class RunTable:
         if (view["column"], view["is_reversed"]) != ("started", True):
             rows = ordered(rows, view["column"], view["is_reversed"])
         folder = live.chosen_run(chosen, *self._kinds)
-        return [table(rows, len(everything), view, folder, language)]
+        return [table(rows, len(everything), view, folder, compared or (), language)]
 
 
-def table(rows: Sequence[Listed], count: int, view: dict[str, Any], chosen: Folder | None, language: str) -> str:
+def table(
+    rows: Sequence[Listed], count: int, view: dict[str, Any], chosen: Folder | None, compared: Sequence[str],
+    language: str,
+) -> str:  # fmt: skip
     """The first rows as HTML.
 
     Args:
         count: of all runs, also those that were filtered out.
         view: "column" and "is_reversed" of the order, and how many "rows" are shown.
+        compared: names of the runs that are ticked.
     """
     if not count:
         return f'<div class="empty">{escaped(words("page.runs.none_yet", language))}</div>'
     if not rows:
         return f'<div class="empty">{escaped(words("page.runs.none_match", language, count=count))}</div>'
-    head = "".join(_head(column, view, language) for column in COLUMNS)
+    compare = escaped(words("page.runs.compare", language))
+    head = f'<th scope="col" class="tick"><span class="unseen">{compare}</span></th>'
+    head += "".join(_head(column, view, language) for column in COLUMNS)
     shown = rows[: view["rows"]]
-    body = "".join(_row(each, chosen, language) for each in shown)
+    body = "".join(_row(each, chosen, each.name in compared, language) for each in shown)
     notes = [words("cli.run_list.count", language, shown=len(rows), all=count)] if len(rows) < count else []
     more = ""
     if len(shown) < len(rows):
@@ -135,7 +151,7 @@ def _head(column: str, view: dict[str, Any], language: str) -> str:
     )
 
 
-def _row(row: Listed, chosen: Folder | None, language: str) -> str:
+def _row(row: Listed, chosen: Folder | None, is_ticked: bool, language: str) -> str:
     is_chosen = chosen is not None and row.folder.path == chosen.path
     name = escaped(row.name)
     cells = {
@@ -153,7 +169,12 @@ def _row(row: Listed, chosen: Folder | None, language: str) -> str:
         "size_bytes": escaped(live.size(row.size_bytes)),
     }
     drawn = "".join(f'<td class="{column}">{cells[column]}</td>' for column in COLUMNS)
-    return f'<tr data-run="{name}"{" class=chosen" if is_chosen else ""}>{drawn}</tr>'
+    tick = ""
+    if row.kind == "train":
+        label = escaped(words("page.runs.compare_with", language, name=row.name))
+        tick = f'<input type="checkbox" aria-label="{label}"{" checked" if is_ticked else ""}>'
+    mark = " class=chosen" if is_chosen else ""
+    return f'<tr data-run="{name}"{mark}><td class="tick">{tick}</td>{drawn}</tr>'
 
 
 def _progress(row: Listed) -> str:
@@ -180,12 +201,16 @@ def _named(group: str, names: Sequence[str]) -> Callable[[str], list[tuple[str, 
     return lambda language: [(words(f"page.{group}.{name}", language), name) for name in names]
 
 
-def _clicked(view: dict[str, Any], event: gr.EventData) -> list[Any]:
-    """Choose a run, sort by a column (the other way round if it is sorted by it already), or show more rows."""
+def _clicked(view: dict[str, Any], compared: list[str] | None, event: gr.EventData) -> list[Any]:
+    """Choose or tick a run, sort by a column (the other way round if it is sorted so already), or show more rows."""
+    skipped = [gr.skip()] * 3
+    if ticked := getattr(event, "ticked", None):
+        others = [name for name in compared or () if name != ticked]
+        return [gr.skip(), [*others, ticked] if event.is_ticked else others, gr.skip(), gr.skip()]
     if run := getattr(event, "run", None):
-        return [run, "", gr.skip()]
+        return [run, gr.skip(), "", gr.skip()]
     column = getattr(event, "sort", None)
     if column not in COLUMNS:
-        return [gr.skip(), gr.skip(), {**view, "rows": view["rows"] + STEP}]
+        return [*skipped, {**view, "rows": view["rows"] + STEP}]
     is_reversed = not view["is_reversed"] if view["column"] == column else column in GREATEST_FIRST
-    return [gr.skip(), gr.skip(), {"column": column, "is_reversed": is_reversed, "rows": STEP}]
+    return [*skipped, {"column": column, "is_reversed": is_reversed, "rows": STEP}]

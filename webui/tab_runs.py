@@ -16,6 +16,7 @@ from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
 from webui.clone import Clone
+from webui.compare import CompareView
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
@@ -36,6 +37,7 @@ class RunsTab:
         self._frame, self._train, self._shown = frame, train, shown
         self._chosen = gr.State(None)
         self._table = RunTable(frame, KINDS)
+        self._compare = CompareView(frame)
         with gr.Column(elem_classes="run-detail"):
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._curves = CurveView(frame, "run")
@@ -71,8 +73,9 @@ class RunsTab:
     def connect(self) -> None:
         language = self._frame.language
         outputs = [self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop]
-        self._table.connect(self._chosen, self._notice)
+        self._table.connect(self._chosen, self._compare.chosen, self._notice)
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
+        self._compare.connect("runs", self._notice)
         self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._log.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._stop.click(_on_stop, [language, self._chosen], self._notice, **QUICK)

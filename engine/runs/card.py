@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,46 +11,14 @@ from engine.errors import UserError
 from engine.options.base import Options
 from engine.options.command import as_text, preview
 from engine.options.yaml_text import write_yaml
+from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
 from engine.runs.progress import clock, watch
 from engine.runs.read import State, read_job, read_state
 from engine.words import has_words, words
 
-TOLD = ("attempt", "model", "dataset_files", "dataset_rows", "dataset", "parameters", "precision", "device")
-"""Names of events that say with what a run was made."""
 OF_AN_ATTEMPT = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 """Options that differ between the attempts at one and the same training."""
-
-
-@dataclass
-class Facts:
-    """What a run's events say about what it was made with.
-
-    Args:
-        attempts: one for each process that worked on it, the latest last: ``versions``, ``machine``, ``git``,
-            ``options``, ``threads``, and ``from_step`` of one that went on from a checkpoint.
-        models: by the option that names them: ``name``, ``path``, ``revision``, ``bytes``, ``sha256``.
-        datasets: by name: ``files``, ``bytes``, ``sha256``, ``rows`` and the other counts of its rows.
-        others: ``dataset`` (all counts), ``parameters``, ``precision``, ``device``.
-    """
-
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    models: dict[str, dict[str, Any]] = field(default_factory=dict)
-    datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
-    others: dict[str, Any] = field(default_factory=dict)
-
-
-def read_facts(folder: Folder) -> Facts:
-    """Look through a run's events; lines of steps are passed over unread."""
-    facts = Facts()
-    try:
-        with folder.events.open("rb") as file:
-            for line in file:
-                if b'"current_steps"' not in line and line.endswith(b"\n"):
-                    _take(facts, line)
-    except FileNotFoundError:
-        pass  # it has not come that far
-    return facts
 
 
 def card(folder: Folder, language: str = "en", state: State | None = None) -> str:
@@ -104,27 +70,6 @@ def without_places(job: Options) -> Options:
     """The job with files and folders by their last names only; ids on a hub stay whole. It is for reading."""
     values = {name: getattr(job, name) for name in type(job).model_fields}
     return job.model_copy(update={name: _placeless(value) for name, value in values.items()})
-
-
-def _take(facts: Facts, line: bytes) -> None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return  # the torn line of a writer that was killed
-    if not isinstance(event, dict):
-        return
-    name = next((each for each in (*TOLD, "resumed_at") if each in event), None)
-    value = event.get(name) if name else None
-    if name == "attempt":
-        facts.attempts.append({**value, "time": event.get("time")})
-    elif name == "resumed_at" and facts.attempts:
-        facts.attempts[-1]["from_step"] = value
-    elif name == "model":
-        facts.models[value["role"]] = value
-    elif name in ("dataset_files", "dataset_rows"):
-        facts.datasets.setdefault(value["dataset"], {}).update(value)
-    elif name in TOLD:
-        facts.others[name] = value
 
 
 def _ending(state: State, language: str, is_public: bool = False) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 from engine.runs.curves import Curve
 from engine.words import words
@@ -15,27 +17,47 @@ NAMED = {
     **{name: f"page.curves.{name}" for name in ("throughput", "memory_bytes", "kl", "entropy", "rewards", "logps")},
 }  # fmt: skip
 PAIR = ("chosen", "rejected")
+AXES = ("step", "epoch", "share")
+"""What stands below a chart: steps, epochs, or percent of the training."""
 UNITS = {"memory_bytes": 1e-9}
 """What a value is multiplied by before it is shown."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """``style``: "raw", "smooth", "evaluated", "thin" or "rejected"."""
+    """One line of a chart.
+
+    Args:
+        style: "raw", "smooth", "evaluated", "thin" or "rejected"; of one run among several "line-1", "line-2" and on.
+        per_step: what a step of the curve is on the chart's axis: 1, or a part of an epoch or of the training.
+        raw: of a smoothed line, drawn alone, the curve whose values that are no numbers are shown with it.
+    """
 
     name: str
     style: str
     curve: Curve
+    per_step: float = 1.0
+    raw: Curve | None = None
+
+    def view(self, first: float | None, last: float | None, most: int) -> list[tuple[float, float]]:
+        """``Curve.view`` on the chart's axis."""
+        limits = [None if end is None else end / self.per_step for end in (first, last)]
+        logged = self.raw.view(*limits, most // 2) if self.raw is not None else ()
+        odd = [point for point in logged if not math.isfinite(point[1])]
+        points = sorted(self.curve.view(*limits, most - len(odd)) + odd, key=itemgetter(0))
+        return points if self.per_step == 1 else [(step * self.per_step, value) for step, value in points]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """``name`` is "loss" or what the log calls the value; ``unit`` what values are multiplied by."""
+    """``name`` is "loss" or what the log calls the value; ``unit`` what values are multiplied by; ``axis`` is one of
+    ``AXES``."""
 
     name: str
     title: str
     lines: tuple[Line, ...]
     unit: float = 1.0
+    axis: str = "step"
 
 
 def charts_of(curves: Mapping[str, Curve], language: str) -> list[Chart]:
@@ -43,6 +65,16 @@ def charts_of(curves: Mapping[str, Curve], language: str) -> list[Chart]:
     names = dict.fromkeys(_chart_of(name) for name in curves)
     measured = sorted(name for name in names if name not in FIRST)
     return [_chart(name, curves, language) for name in (*FIRST, *measured) if name in names]
+
+
+def title_of(name: str, language: str) -> str:
+    """What a single curve is called where it has a chart of its own."""
+    of, _, last = name.removeprefix("eval_").rpartition("/")
+    of, pair = (of, last) if last in PAIR and of else (name.removeprefix("eval_"), None)
+    title = words(NAMED[of], language) if of in NAMED else of
+    parts = [words(f"page.curves.{pair}", language)] if pair else []
+    parts += [words("page.curve.eval_loss", language)] if name.startswith("eval_") else []
+    return " · ".join((title, *parts))
 
 
 def _chart_of(name: str) -> str:

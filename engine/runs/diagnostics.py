@@ -15,8 +15,9 @@ from engine.catalog.devices import devices
 from engine.catalog.versions import git_state, machine, versions
 from engine.errors import UserError
 from engine.options.jobs import TrainJob
-from engine.runs.card import card, read_facts
+from engine.runs.card import card
 from engine.runs.cause import cause_of
+from engine.runs.facts import read_facts
 from engine.runs.folder import Folder
 from engine.runs.preflight import preflight
 from engine.runs.preflight_words import assumption_words, disk_words, verdict_words

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engine.runs.curves import Curve
+from engine.runs.facts import Facts
 from engine.runs.folder import Folder
 from engine.runs.read import State, read_events, read_state
 
@@ -29,7 +30,8 @@ class Progress:
     """A run at one moment. Times in seconds.
 
     ``curves`` are those that the run has of "loss", "eval_loss", "learning_rate", "grad_norm", "throughput" (tokens/s),
-    "memory_bytes", and of what the stage measures ("rewards/margins" and the like). They grow with the run.
+    "memory_bytes", and of what the stage measures ("rewards/margins" and the like). They grow with the run,
+    and so does what is known in ``facts``.
     """
 
     status: str
@@ -51,6 +53,7 @@ class Progress:
     curves: Mapping[str, Curve] = field(default_factory=dict)
     started_at: float | None = None
     finished_at: float | None = None
+    facts: Facts = field(default_factory=Facts)
 
 
 _CURVES = {
@@ -99,6 +102,7 @@ class Watch:
         self._place: dict[str, Any] = {}
         self._phase: Phase | None = None
         self._warnings: list[tuple[str, dict[str, Any]]] = []
+        self._facts = Facts()
 
     def _progress(self, state: State) -> Progress:
         place, latest = self._place, {name: curve.last[1] for name, curve in self._curves.items() if curve.last}
@@ -110,12 +114,15 @@ class Watch:
             eval_loss=latest.get("eval_loss"), learning_rate=latest.get("learning_rate"),
             grad_norm=latest.get("grad_norm"), tokens_per_s=place.get("throughput"),
             elapsed_s=seconds(place.get("elapsed_time")), remaining_s=seconds(place.get("remaining_time")),
+            facts=self._facts,
         )  # fmt: skip
 
     def _take(self, event: dict[str, Any]) -> None:
         if "current_steps" in event:
             self._take_step(event)
-        elif "phase" in event:
+            return
+        self._facts.take(event)
+        if "phase" in event:
             named = {name: event[name] for name in ("current", "total", "unit") if name in event}
             self._phase = Phase(event["phase"], **named)
         elif "warning" in event:

@@ -12,7 +12,8 @@ from engine.catalog.versions import git_state, machine, versions
 from engine.errors import Problem, UserError
 from engine.options.command import as_text
 from engine.options.jobs import TrainJob
-from engine.runs.card import Facts, changes, read_facts
+from engine.runs.card import changes
+from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
 from engine.runs.progress import watch
 from engine.runs.read import read_job, read_state

@@ -11,7 +11,8 @@ torch = pytest.importorskip("torch")
 
 from engine.errors import UserError  # noqa: E402
 from engine.options.jobs import TrainJob  # noqa: E402
-from engine.runs.card import card, read_facts  # noqa: E402
+from engine.runs.card import card  # noqa: E402
+from engine.runs.facts import read_facts  # noqa: E402
 from engine.runs.folder import Folder  # noqa: E402
 from engine.runs.record import Recorder, append_line, update_state, write_job  # noqa: E402
 from engine.runs.repeat import first_difference, repeated_job  # noqa: E402

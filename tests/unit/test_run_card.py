@@ -14,7 +14,8 @@ from engine.catalog.digests import BLOCK_BYTES, WHOLE_BYTES, data_facts, file_di
 from engine.catalog.versions import git_state, versions
 from engine.options.command import parse
 from engine.options.jobs import GgufJob, TrainJob
-from engine.runs.card import card, read_facts, section_of, without_places
+from engine.runs.card import card, section_of, without_places
+from engine.runs.facts import read_facts
 from engine.runs.folder import SAVES, Folder
 from engine.runs.record import Recorder, append_line, update_state, write_job
 from engine.words import LANGUAGES
