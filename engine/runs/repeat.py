@@ -16,6 +16,7 @@ from engine.runs.card import Facts, changes, read_facts
 from engine.runs.folder import Folder
 from engine.runs.progress import watch
 from engine.runs.read import read_job, read_state
+from engine.runs.resume import base_of
 
 
 class Repeat(NamedTuple):
@@ -45,9 +46,12 @@ def repeated_job(folder: Folder) -> Repeat:
         raise UserError("repeat.only_training", kind=state.kind)
     facts, job = read_facts(folder), read_job(folder)
     found = [*_data(facts, job), *_models(facts), *_made_with(facts)]
-    again: dict[str, Any] = {"output_dir": None, "overwrite_output_dir": False}
-    if _is_own(job.resume_from_checkpoint, folder):
-        again["resume_from_checkpoint"] = None
+    built_on = base_of(folder)
+    again: dict[str, Any] = {
+        "output_dir": None,
+        "overwrite_output_dir": False,
+        "resume_from_checkpoint": str(built_on) if built_on else None,
+    }
     base = facts.models.get("model_name_or_path", {})
     if base.get("revision") and not Path(str(job.model_name_or_path)).exists():
         again["model_revision"] = base["revision"]  # a hub's main branch may have moved on
@@ -66,13 +70,6 @@ def first_difference(one: Folder, other: Folder) -> int | None:
 
 def _losses(folder: Folder) -> dict[int, float]:
     return dict(watch(folder).curves.get("loss", ()))
-
-
-def _is_own(checkpoint: str | None, folder: Folder) -> bool:
-    """Whether a run went on from a checkpoint of its own, and so began anew all the same."""
-    if not checkpoint or checkpoint.lower() in ("true", "false"):
-        return True
-    return Path(checkpoint).resolve().is_relative_to(folder.path.resolve())
 
 
 def _data(facts: Facts, job: TrainJob) -> list[Problem]:
