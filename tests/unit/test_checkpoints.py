@@ -110,7 +110,8 @@ def test_a_damaged_one_does_not_count_among_those_that_are_kept(tmp_path):
     "content",
     [
         [], {}, "text", 3, None, {"trainer_state.json": 7}, {"trainer_state.json": [5]},
-        {"trainer_state.json": ["5", 1]}, {"trainer_state.json": [None, None]}, {"trainer_state.json": [1, 2, 3]}, {"trainer_state.json": {}},
+        {"trainer_state.json": ["5", 1]}, {"trainer_state.json": [None, None]},
+        {"trainer_state.json": [1, 2, 3]}, {"trainer_state.json": {}},
         {"weights.bin": [1, 2]}, {"../state.json": [1, None]}, {"/etc/hostname": [1, None]},
     ],
 )  # fmt: skip
