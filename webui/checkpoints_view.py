@@ -110,8 +110,11 @@ class CheckpointsView:
             folder = run_of(name)
             return {"run": folder.name, "step": event.step} if folder else {}
 
+        def check(name: str | None) -> Iterator[dict[str, Any]]:
+            yield from _read_all(run_of(name))
+
         self._table.select(pick, chosen, self._picked, **free)
-        self._check.click(lambda name: _read_all(run_of(name)), chosen, self._checked, trigger_mode="once", **free)
+        self._check.click(check, chosen, self._checked, trigger_mode="once", **free)
 
         def resume(request: gr.Request, language: str, name: str | None, picked: dict[str, Any]) -> list[Any]:
             folder = run_of(name)
