@@ -78,12 +78,12 @@ class CheckpointsView:
 
         def target(name: str | None, picked: dict[str, Any]) -> dict[str, Any]:
             folder = run_of(name)
-            adapter = _adapter(folder, picked)
+            adapter = _adapter(folder, picked, saved(folder)) if folder else None
             return {"model": live.model_of(folder), "adapters": [str(adapter.path)]} if folder and adapter else {}
 
         def merge(name: str | None, picked: dict[str, Any]) -> list[Any]:
             folder = run_of(name)
-            adapter = _adapter(folder, picked)
+            adapter = _adapter(folder, picked, saved(folder)) if folder else None
             if folder is None or adapter is None:
                 return [gr.skip()] * 5
             return export_updates(folder, str(adapter.path), f"{folder.path.name}-{adapter.step}")
@@ -148,13 +148,13 @@ def _watched(folder: Folder | None, picked: dict[str, Any], checked: dict[str, A
     try:
         found = saved(folder) if progress.kind == "train" else []
         step = _step(found, folder, picked)
-        view = outlook(folder, step, language)
+        view = outlook(folder, step, language, found)
     except FileNotFoundError:  # deleted just now
         return [*nothing, ""]
     note = f'<p class="fine">{marked(view.text)}</p>'
     if progress.kind != "train":
         return [*nothing, note]
-    can_lead_on = gr.update(interactive=_adapter(folder, picked) is not None)
+    can_lead_on = gr.update(interactive=_adapter(folder, picked, found) is not None)
     label = _label(view.point, language) if view.point else resume
     return [
         gr.update(visible=True),
@@ -181,10 +181,9 @@ def _step(found: list[Saved], folder: Folder, picked: dict[str, Any]) -> int | N
     return next((each.step for each in found if each.step == picked["step"] and not each.damaged), None)
 
 
-def _adapter(folder: Folder | None, picked: dict[str, Any]) -> Saved | None:
+def _adapter(folder: Folder, picked: dict[str, Any], found: list[Saved]) -> Saved | None:
     """The chosen checkpoint, else the latest, if it is an adapter."""
-    found = saved(folder) if folder else []
-    step = _step(found, folder, picked) if folder else None
+    step = _step(found, folder, picked)
     chosen = (each for each in found if (each.is_latest if step is None else each.step == step))
     return next((each for each in chosen if "adapter" in each.holds), None)
 

@@ -10,8 +10,11 @@ import json
 import os
 import re
 import shutil
+import stat
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 MANIFEST = "manifest.json"
@@ -86,26 +89,34 @@ def damage(checkpoint: Path, reads_files: bool = True) -> str | None:
     except (OSError, ValueError):
         return MANIFEST
     for name, (size, checksum) in listed.items():
-        path = checkpoint / name
+        path = os.path.join(checkpoint, name)  # a Path for each of a thousand files takes longer than looking at them
         try:
-            if not path.is_file() or path.stat().st_size != size:
+            found = os.stat(path)
+            if not stat.S_ISREG(found.st_mode) or found.st_size != size:
                 return name
-            if reads_files and checksum is not None and _checksum(path) != checksum:
+            if reads_files and checksum is not None and _checksum(Path(path)) != checksum:
                 return name
-        except OSError:  # the disk cannot read it, or it was deleted just now
+        except OSError:  # it is gone, or the disk cannot read it
             return name
     return None
 
 
-def read_list(checkpoint: Path) -> dict[str, tuple[int, int | None]]:
+def read_list(checkpoint: Path) -> Mapping[str, tuple[int, int | None]]:
     """Name → bytes and checksum of each file of a checkpoint, as they were when it was written.
 
     Raises:
         FileNotFoundError: it has no list; another program has written it.
         ValueError: the list is damaged, or is none.
     """
+    found = os.stat(checkpoint / MANIFEST)
+    return _list_at(checkpoint / MANIFEST, found.st_ino, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _list_at(manifest: Path, inode: int, changed_ns: int, size: int) -> Mapping[str, tuple[int, int | None]]:
+    """Read once for as long as it stays as it is: whoever shows checkpoints looks at them every other second."""
     try:
-        content = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads(manifest.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError(f"{MANIFEST} is nested too deeply") from error
     if not isinstance(content, dict) or STATE not in content:

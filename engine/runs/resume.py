@@ -43,11 +43,14 @@ class Point(NamedTuple):
         return self.checkpoint is not None and lacks_optimizer(self.checkpoint)
 
 
-def why_not_resumable(folder: Folder, checkpoint: int | None = None) -> tuple[str, dict[str, Any]] | None:
+def why_not_resumable(
+    folder: Folder, checkpoint: int | None = None, known: list[Saved] | None = None
+) -> tuple[str, dict[str, Any]] | None:
     """The key and facts of the reason why a run cannot go on, or None when it can.
 
     Args:
         checkpoint: the step of the one that it is to go on from; None: the last one.
+        known: its checkpoints, if they were looked at just now.
     """
     state = read_state(folder)
     if state.kind != "train":
@@ -60,26 +63,27 @@ def why_not_resumable(folder: Folder, checkpoint: int | None = None) -> tuple[st
     if fault:
         return "resume.job_unreadable", {"name": folder.name, "detail": fault}
     if state.status == "done" and checkpoint is None:
-        found = [each for each in saved(folder) if each.is_latest]
+        found = [each for each in (saved(folder) if known is None else known) if each.is_latest]
         facts = {"folder": folder.path, "options": shlex.quote(str(folder.training_args))}
         if not found:
             return "resume_finished", facts
         return "resume.longer", {**facts, "checkpoint": shlex.quote(str(found[0].path))}
-    point = point_of(folder) if checkpoint is None else None
+    point = point_of(folder, None, known) if checkpoint is None else None
     file = damage(point.checkpoint, reads_files=False) if point and point.is_foreign else None
     return ("resume.base_gone", {"name": folder.name, "path": point.checkpoint, "file": file}) if file else None
 
 
-def point_of(folder: Folder, checkpoint: int | None = None) -> Point:
+def point_of(folder: Folder, checkpoint: int | None = None, known: list[Saved] | None = None) -> Point:
     """Where a run goes on. What stands in the way of it is ``why_not_resumable``'s affair.
 
     Args:
         checkpoint: the step of the one to go on from; None: the last one that is intact.
+        known: its checkpoints, if they were looked at just now.
 
     Raises:
         UserError: there is none of that step, or it is damaged.
     """
-    found = saved(folder)
+    found = saved(folder) if known is None else known
     if checkpoint is not None:
         return _point_at(checkpoint, found, folder)
     latest = next((each for each in found if each.is_latest), None)

@@ -7,7 +7,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -87,7 +87,8 @@ def verify(checkpoint: Path) -> str | None:
         return file
 
 
-def contents(names: Iterable[str]) -> tuple[tuple[str, ...], int]:
+@lru_cache(maxsize=256)
+def contents(names: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
     """What files of these names are, as ``Saved.holds`` calls it; and of how many processes the random states are."""
     top = {name.split("/")[0] for name in names}
     ranks = sum(RANDOM_STATE.fullmatch(name) is not None for name in top)
@@ -105,7 +106,7 @@ def contents(names: Iterable[str]) -> tuple[tuple[str, ...], int]:
 
 def lacks_optimizer(checkpoint: Path) -> bool:
     """Whether it holds weights only, so that optimizer and learning rate begin anew with whoever goes on from it."""
-    holds, _ = contents(_files(checkpoint))
+    holds, _ = contents(tuple(_files(checkpoint)))
     return not {"optimizer", "scheduler"} <= set(holds)
 
 
@@ -125,7 +126,7 @@ def _look(checkpoint: Path) -> Saved | None:
         scores = _scores(checkpoint / STATE, step, files[STATE].st_mtime_ns, files[STATE].st_size)
     stamp, damaged_then = _verified.get(str(checkpoint.absolute()), (None, None))
     was_read = stamp == _stamp(files)
-    holds, ranks = contents(files)
+    holds, ranks = contents(tuple(files))
     return Saved(
         path=checkpoint,
         step=step,
@@ -136,7 +137,7 @@ def _look(checkpoint: Path) -> Saved | None:
         has_list=MANIFEST in files,
         damaged=damaged_then if was_read else damage(checkpoint, reads_files=False),
         is_verified=was_read and damaged_then is None and MANIFEST in files,
-        unsummed=_unsummed(checkpoint, files[MANIFEST].st_mtime_ns) if MANIFEST in files else 0,
+        unsummed=_unsummed(checkpoint),
         loss=scores.loss,
         eval_loss=scores.eval_loss,
         best_step=scores.best_step,
@@ -165,8 +166,7 @@ def _scores(state: Path, step: int, changed_ns: int, size: int) -> Scores:
         return Scores()
 
 
-@lru_cache(maxsize=1024)
-def _unsummed(checkpoint: Path, changed_ns: int) -> int:
+def _unsummed(checkpoint: Path) -> int:
     try:
         return sum(checksum is None for _, checksum in read_list(checkpoint).values())
     except (OSError, ValueError):
@@ -187,10 +187,11 @@ def _latest(files: dict[str, os.stat_result]) -> float:
 
 def _files(folder: Path) -> dict[str, os.stat_result]:
     """Every file below a folder, by its path from there; empty, if it is gone."""
-    return {os.path.relpath(entry.path, folder): stat for entry, stat in _walk(folder)}
+    begin = len(str(folder)) + 1
+    return {entry.path[begin:]: stat for entry, stat in _walk(str(folder))}
 
 
-def _walk(folder: Path | str) -> Iterator[tuple[os.DirEntry, os.stat_result]]:
+def _walk(folder: str) -> Iterator[tuple[os.DirEntry, os.stat_result]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:

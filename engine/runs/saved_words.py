@@ -7,7 +7,7 @@ from typing import NamedTuple
 from engine.errors import UserError
 from engine.runs.folder import Folder
 from engine.runs.resume import Point, point_of, why_not_resumable
-from engine.runs.saved import Saved
+from engine.runs.saved import Saved, saved
 from engine.words import words
 
 
@@ -43,24 +43,29 @@ def standing(checkpoint: Saved, language: str) -> str:
     return words(f"checkpoints.is.{standing_of(checkpoint)}", language, **facts)
 
 
-def outlook(folder: Folder, checkpoint: int | None, language: str) -> Outlook:
+def outlook(folder: Folder, checkpoint: int | None, language: str, known: list[Saved] | None = None) -> Outlook:
     """What Resume would do, or why it cannot.
 
     Args:
         checkpoint: the step of the one that was chosen; None: none was.
+        known: the run's checkpoints, if they were looked at just now.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
     """
-    reason = why_not_resumable(folder, checkpoint)
+    found = saved(folder) if known is None else known
+    reason = why_not_resumable(folder, checkpoint, found)
     if reason:
         return _cannot(UserError(reason[0], **reason[1]), language)
     try:
-        point = point_of(folder, checkpoint)
+        point = point_of(folder, checkpoint, found)
     except UserError as error:
         return _cannot(error, language)
     key = "branches" if point.is_branch else "goes_on" if point.checkpoint else "begins_anew"
     said = [words(f"checkpoints.{key}", language, step=point.step, name=folder.name)]
+    replaced = [each.path.name for each in found if each.damaged and each.step > point.step and not point.is_branch]
+    if replaced:
+        said.append(words("checkpoints.replaces", language, names=", ".join(replaced)))
     if point.lacks_optimizer:
         said.append(words("errors.resume.weights_only", language, path=point.checkpoint))
     return Outlook(point, " ".join(said))

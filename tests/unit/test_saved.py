@@ -92,13 +92,14 @@ def test_each_checkpoint_says_what_it_holds_and_what_it_scored():
     ],
 )  # fmt: skip
 def test_contents_are_told_by_their_names(names, holds, ranks):
-    assert contents(names) == (holds, ranks)
+    assert contents(tuple(names)) == (holds, ranks)
 
 
 def test_what_is_damaged_is_named_and_what_was_read_is_remembered_until_it_changes():
     folder = a_run()
     flip(folder.path / "checkpoint-20" / "optimizer.pt")
     (folder.path / "checkpoint-30" / "rng_state.pth").unlink()
+    assert "(checkpoint-30)" in outlook(folder, None, "en").text, "it is said that it will be replaced"
     foreign = checkpoint(folder, 5, seals=False)
     before = saved(folder)
     assert [standing_of(each) for each in before] == ["foreign", "complete", "complete", "damaged"]
