@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | compare | log | queue``."""
+"""``runs list | show | watch | stop | checkpoints | resume | retry | repeat | … | log | queue``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from engine.runs.folder import Folder
 from engine.runs.queue import cancel, keep, place_of, submit
 from engine.runs.read import read_state
 from engine.runs.repeat import first_difference, repeated_job
-from engine.runs.resume import resumed_job
 from engine.runs.retry import retried_job
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
+from terminal.checkpoints import checkpoints, resume
 from terminal.compare import compare
 from terminal.curves import write_curves
 from terminal.ladder import print_ladder
@@ -28,7 +28,14 @@ from terminal.queue import queue, told
 from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "compare", "log", "queue")
+WORDS = (
+    "list", "show", "watch", "stop", "checkpoints", "resume", "retry", "repeat", "diagnose", "curves", "compare", "log",
+    "queue",
+)  # fmt: skip
+OWN_WAY = {
+    "queue": queue, "list": list_them, "log": log, "compare": compare, "checkpoints": checkpoints, "resume": resume,
+}  # fmt: skip
+"""Those that read the words after them in their own way."""
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -38,14 +45,8 @@ def runs(arguments: list[str], language: str) -> int:
         return 0
     keep()  # whoever minded it may have been killed
     word, names = arguments[0], [name for name in arguments[1:] if not name.startswith("--")]
-    if word == "queue":
-        return queue(arguments[1:], language)
-    if word == "list":
-        return list_them(arguments[1:], language)
-    if word == "log":
-        return log(arguments[1:], language)
-    if word == "compare":
-        return compare(arguments[1:], language)
+    if word in OWN_WAY:
+        return OWN_WAY[word](arguments[1:], language)
     if word not in WORDS:
         raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:
@@ -68,8 +69,6 @@ def runs(arguments: list[str], language: str) -> int:
         return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
     if word == "repeat":
         return _repeat(folder, "--anyway" in arguments, language)
-    if word == "resume":
-        return start_and_watch(resumed_job(folder), language)
     return _stop(folder, "--now" in arguments, language)
 
 

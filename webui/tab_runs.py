@@ -8,25 +8,24 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.command import preview
-from engine.runs.folder import Folder, model_label
-from engine.runs.queue import cancel, submit
+from engine.runs.folder import Folder
+from engine.runs.queue import cancel
 from engine.runs.read import read_job
-from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.checkpoints_view import CheckpointsView, export_updates
 from webui.clone import Clone
 from webui.compare import CompareView
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import QUICK, Frame, Panel
 from webui.ladder import ladder_table
 from webui.language import escaped
 from webui.log_view import LogView
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
 from webui.run_table import RunTable
-from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
 
@@ -42,6 +41,7 @@ class RunsTab:
             self._card = gr.HTML(elem_id="run-status", js_on_load=ON_CLICK)
             self._curves = CurveView(frame, "run")
             self._ladder = gr.HTML(elem_id="run-ladder", js_on_load=None)
+            self._checkpoints = CheckpointsView(frame)
             self._log = LogView(frame, "run", is_open=False)
             self._command = frame.texts.make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
@@ -53,15 +53,16 @@ class RunsTab:
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
-                self._chat, self._export, self._resume, self._stop = (
+                self._chat, self._export, self._stop = (
                     frame.texts.make(
                         gr.Button, {"value": f"page.buttons.{text}"}, elem_id=f"run-{name}", interactive=False,
                         min_width=90, variant="primary" if name == "chat" else "secondary",
                     )
                     for name, text in (
-                        ("chat", "open_in_chat"), ("export", "use_for_export"), ("resume", "resume"), ("stop", "stop"),
+                        ("chat", "open_in_chat"), ("export", "use_for_export"), ("stop", "stop"),
                     )
                 )  # fmt: skip
+                self._checkpoints.build_resume()
 
     def opens(self, chat: Any, export: Any) -> None:
         """Connect the buttons that lead on to other tabs."""
@@ -69,19 +70,20 @@ class RunsTab:
         top = self._frame.top
         outputs = [top.path, top.adapters, export.target, self._frame.tabs, self._frame.tab]
         self._export.click(_to_export, self._chosen, outputs, **QUICK)
+        self._checkpoints.opens(self._chosen, lambda name: live.chosen_run(name, *KINDS), chat, export)
 
     def connect(self) -> None:
         language = self._frame.language
-        outputs = [self._card, self._ladder, self._command, self._chat, self._export, self._resume, self._stop]
+        outputs = [self._card, self._ladder, self._command, self._chat, self._export, self._stop]
         self._table.connect(self._chosen, self._compare.chosen, self._notice)
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
         self._compare.connect("runs", self._notice)
         self._curves.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._log.connect("runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice)
         self._stop.click(_on_stop, [language, self._chosen], self._notice, **QUICK)
-        self._resume.click(
-            _on_resume, [language, self._chosen],
-            [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
+        self._checkpoints.connect(
+            "runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice, self._shown,
+            self._train.notice,
         )  # fmt: skip
         self._clone.connect(self._chosen, KINDS, self._notice, self._train)
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
@@ -111,7 +113,6 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     progress = live.look(folder)
     is_active = live.is_active(progress)
     is_waiting = progress is not None and progress.status == "queued"
-    can_resume = folder is not None and progress is not None and why_not_resumable(folder) is None
     has_adapter = folder is not None and _adapter_of(folder) is not None
     card = live.card(folder, progress, language, escaped(words("page.runs.none", language)))
     return [
@@ -120,7 +121,6 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
         _command(folder),
         gr.update(interactive=bool(target_of(folder))),
         gr.update(interactive=has_adapter and not is_active),
-        gr.update(interactive=can_resume),
         gr.update(interactive=is_active or is_waiting),
     ]
 
@@ -152,25 +152,12 @@ def _taken_out(folder: Folder, language: str) -> str:
     return notice("good", escaped(words("page.queue.cancelled", language, name=folder.name)))
 
 
-def _on_resume(language: str, chosen: str | None) -> list[Any]:
-    """Go on with a run in its own folder, and watch it on the Train tab."""
-    folder = live.chosen_run(chosen, *KINDS)
-    try:
-        submit(resumed_job(folder), language)
-    except UserError as error:
-        return [refusal(error, language), gr.skip(), gr.skip(), gr.skip()]
-    live.forget_list()
-    return ["", None, gr.Tabs(selected="train"), "train"]
-
-
 def _to_export(chosen: str | None) -> list[Any]:
     folder = live.chosen_run(chosen, "train")
     adapter = _adapter_of(folder) if folder else None
     if adapter is None:
         return [gr.skip()] * 5
-    model = live.model_of(folder)
-    adapters = gr.update(value=[adapter], choices=checkpoint_choices(model))
-    return [model, adapters, f"merged/{model_label(model)}-{folder.path.name}", gr.Tabs(selected="export"), "export"]
+    return export_updates(folder, adapter, folder.path.name)
 
 
 def _adapter_of(folder: Folder) -> str | None:

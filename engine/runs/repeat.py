@@ -17,6 +17,7 @@ from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
 from engine.runs.progress import watch
 from engine.runs.read import read_job, read_state
+from engine.runs.resume import base_of
 
 
 class Repeat(NamedTuple):
@@ -75,10 +76,9 @@ def cloned_job(folder: Folder) -> TrainJob:
 
 def anew(job: TrainJob, folder: Folder) -> TrainJob:
     """The job in a folder of its own, from the same beginning: a checkpoint of its own is no part of that."""
-    changes: dict[str, Any] = {"output_dir": None, "overwrite_output_dir": False}
-    if _is_own(job.resume_from_checkpoint, folder):
-        changes["resume_from_checkpoint"] = None
-    return job.model_copy(update=changes)
+    built_on = base_of(folder)
+    begin = {"resume_from_checkpoint": str(built_on) if built_on else None}
+    return job.model_copy(update={"output_dir": None, "overwrite_output_dir": False, **begin})
 
 
 def first_difference(one: Folder, other: Folder) -> int | None:
@@ -89,13 +89,6 @@ def first_difference(one: Folder, other: Folder) -> int | None:
 
 def _losses(folder: Folder) -> dict[int, float]:
     return dict(watch(folder).curves.get("loss", ()))
-
-
-def _is_own(checkpoint: str | None, folder: Folder) -> bool:
-    """Whether a run went on from a checkpoint of its own, and so began anew all the same."""
-    if not checkpoint or checkpoint.lower() in ("true", "false"):
-        return True
-    return Path(checkpoint).resolve().is_relative_to(folder.path.resolve())
 
 
 def _data(facts: Facts, job: TrainJob) -> list[Problem]:

@@ -24,6 +24,7 @@ from engine.runs.folder import SAVES, Folder, new_folder
 from engine.runs.launch import device_problems, own_folder, place_in, worker_command, worker_environment
 from engine.runs.read import read_state
 from engine.runs.record import about, update_state, write_job
+from engine.runs.resume import checkpoint_problem
 from engine.runs.seats import taken, wished, within
 
 READER_S = 1.0
@@ -97,6 +98,8 @@ def checked_devices(job: Options) -> tuple[Device, ...]:
     if place and not job.output_dir:
         problems.append(Problem("devices.output_dir", "output_dir"))
     problems += finish_problems(job, os.environ)
+    if is_training and not job.node_rank and (place is None or place.is_first):  # others may not see the first's disk
+        problems += [problem for problem in [checkpoint_problem(job)] if problem]
     if problems:
         raise Refused(problems)
     return found

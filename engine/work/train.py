@@ -23,6 +23,7 @@ from engine.runs.folder import Folder
 from engine.runs.plot import save_loss_plot
 from engine.runs.progress import watch
 from engine.runs.record import Recorder, write_text
+from engine.runs.saved import lacks_optimizer
 from engine.work.dataset import remove_rows, tell
 from engine.work.device import usable_device
 from engine.work.doctor import Doctor
@@ -192,15 +193,22 @@ def checkpoint_to_resume(job: TrainJob, folder: Folder, recorder: Recorder) -> s
         if file:
             is_there = (Path(asked) / STATE).is_file()
             raise UserError("checkpoint_damaged" if is_there else "checkpoint_missing", path=asked, file=file)
-        return asked
+        return _told(Path(asked), recorder)
     if job.overwrite_output_dir or (asked and asked.lower() == "false"):
         return None
     for checkpoint in reversed(numbered(folder.path)):
         file = damage(checkpoint)
         if file is None:
-            return str(checkpoint)
+            return _told(checkpoint, recorder)
         recorder.warn("checkpoint_skipped", path=checkpoint, file=file)
     return None
+
+
+def _told(checkpoint: Path, recorder: Recorder) -> str:
+    """The checkpoint, once it is said what cannot go on with it."""
+    if lacks_optimizer(checkpoint):
+        recorder.warn("resume.weights_only", path=checkpoint)
+    return str(checkpoint)
 
 
 def save(trainer: Trainer, tokenizer: Any, folder: Folder, ranks: Ranks, base: Path | None) -> None:

@@ -17,6 +17,8 @@ from engine.runs.folder import Folder  # noqa: E402
 from engine.runs.progress import watch  # noqa: E402
 from engine.runs.read import read_events  # noqa: E402
 from engine.runs.record import Recorder, update_state, write_job  # noqa: E402
+from engine.runs.resume import resumed_job  # noqa: E402
+from engine.runs.saved import saved  # noqa: E402
 from engine.work.train import run  # noqa: E402
 
 BASE = {
@@ -171,3 +173,39 @@ def test_changed_bytes_are_noticed_too_and_what_is_asked_for_by_name_is_refused(
     with pytest.raises(UserError) as refused:
         train("other", resume_from_checkpoint=str(whole.path / "checkpoint-2"))
     assert refused.value.key == "checkpoint_damaged" and refused.value.facts["file"] == "optimizer.pt"
+
+
+def test_going_on_from_an_earlier_one_leaves_the_later_ones_and_ends_as_the_run_did(train):
+    """As a run of its own, also when it is itself cut short before it has saved anything, and gone on with."""
+    whole = train("whole", max_steps=6, logging_steps=1)
+    update_state(whole, status="stopped")
+    before = {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()}
+    values = resumed_job(whole, 3).values()
+    assert values["output_dir"] is None
+    branch = train("branch", **{**values, "output_dir": "saves/branch"})
+    update_state(branch, status="lost")
+    assert {path: path.read_bytes() for path in whole.path.rglob("*") if path.is_file()} == before
+    assert [event["resumed_at"] for event in read_events(branch)[0] if "resumed_at" in event] == [3]
+    for name, points in learned(whole).items():
+        assert learned(branch)[name] == [point for point in points if point[0] > 3], name
+    assert [each.step for each in saved(branch)] == [4, 5, 6]
+    assert [each.loss for each in saved(branch)] == [each.loss for each in saved(whole)[3:]]
+    assert_same(branch.path / "checkpoint-6", whole.path / "checkpoint-6")
+    losses = [json.loads(each.results.read_text())["train_loss"] for each in (branch, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+    for path in branch.path.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    again = train("branch", **resumed_job(branch).values())
+    assert_same(again.path / "checkpoint-6", whole.path / "checkpoint-6")
+
+
+def test_a_checkpoint_of_weights_alone_is_gone_on_from_and_says_what_begins_anew(train):
+    whole = train("whole", max_steps=4, logging_steps=1, save_only_model=True, learning_rate=1e-3)
+    assert all("optimizer" not in each.holds for each in saved(whole))
+    update_state(whole, status="stopped")
+    shutil.rmtree(whole.path / "checkpoint-4")
+    folder = train("whole", **resumed_job(whole).values())
+    warnings = [event["warning"] for event in read_events(folder)[0] if "warning" in event]
+    assert warnings.count("resume.weights_only") == 1
+    assert [event["resumed_at"] for event in read_events(folder)[0] if "resumed_at" in event] == [3]
+    assert saved(folder)[-1].step == 4

@@ -146,6 +146,7 @@ def test_advice_for_training_is_not_given_to_others():
 def test_a_name_with_a_blank_can_be_typed_as_it_is_shown():
     folder = Folder(SAVES / "my model" / "lora" / "one")
     folder.path.mkdir(parents=True)
+    write_job(folder, TrainJob(dataset=("identity",)), "en")
     update_state(folder, kind="train", status="failed", error={"key": "disk_full", "facts": {"detail": ""}})
     assert "runs resume 'my model/lora/one'" in cause_of(folder).advice("en")
 

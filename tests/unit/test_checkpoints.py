@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from pathlib import Path
 
 import pytest
 
-from engine.runs import checkpoints
-from engine.runs.checkpoints import damage, is_complete, numbered, put_in_place, remove_older, seal, settle
+from engine.runs.checkpoints import MANIFEST, damage, is_complete, numbered, put_in_place, remove_older, seal, settle
 
 
 class Killed(BaseException):
@@ -106,11 +106,40 @@ def test_a_damaged_one_does_not_count_among_those_that_are_kept(tmp_path):
     assert [path.name for path in numbered(tmp_path)] == ["checkpoint-10", "checkpoint-12"]
 
 
-def test_large_files_are_known_by_their_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SUMMED_BYTES", 100)
+@pytest.mark.parametrize(
+    "content",
+    [
+        [], {}, "text", 3, None, {"trainer_state.json": 7}, {"trainer_state.json": [5]},
+        {"trainer_state.json": ["5", 1]}, {"trainer_state.json": [None, None]},
+        {"trainer_state.json": [1, 2, 3]}, {"trainer_state.json": {}},
+        {"weights.bin": [1, 2]}, {"../state.json": [1, None]}, {"/etc/hostname": [1, None]},
+    ],
+)  # fmt: skip
+def test_a_list_of_another_shape_counts_as_damaged(tmp_path, content):
     save(tmp_path, 5, None)
+    listed = json.loads((tmp_path / "checkpoint-5" / MANIFEST).read_text())
+    wrong = {**listed, **content} if isinstance(content, dict) and content else content
+    if content == {"weights.bin": [1, 2]}:
+        wrong = content  # it does not list the state
+    (tmp_path / "checkpoint-5" / MANIFEST).write_text(json.dumps(wrong))
+    assert damage(tmp_path / "checkpoint-5") == MANIFEST
+    (tmp_path / "checkpoint-5" / MANIFEST).write_text("[" * 100_000)
+    assert damage(tmp_path / "checkpoint-5") == MANIFEST
+
+
+def test_a_large_file_is_summed_too_and_one_that_an_earlier_version_did_not_sum_is_known_by_its_size(tmp_path):
+    made = write(tmp_path, 5)
+    large = os.urandom(1 << 20) * 70
+    (made / "weights.bin").write_bytes(large)
+    seal(made)
+    put_in_place(made, tmp_path / made.name)
     path = tmp_path / "checkpoint-5" / "weights.bin"
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    listed = json.loads((path.parent / MANIFEST).read_text())
+    assert listed["weights.bin"] == [len(large), zlib.crc32(large)]
+    path.write_bytes(large[:-1] + bytes([large[-1] ^ 1]))
+    assert damage(path.parent) == "weights.bin"
+    listed["weights.bin"][1] = None
+    (path.parent / MANIFEST).write_text(json.dumps(listed))
     assert damage(path.parent) is None
     path.write_bytes(b"")
     assert damage(path.parent) == "weights.bin"

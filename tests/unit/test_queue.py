@@ -255,7 +255,7 @@ def test_a_cancelled_resume_is_again_what_it_was(job):
     before = old.job.read_bytes(), json.loads(old.state.read_text())
     assert submit(resumed_job(old)) == old
     assert read_state(old).status == "queued" and read_job(old).resume_from_checkpoint == "true"
-    assert why_not_resumable(old)[0] == "run_in_use"
+    assert why_not_resumable(old)[0] == "resume.waits"
     move(old, 1)
     cancel(old)
     assert (old.job.read_bytes(), json.loads(old.state.read_text())) == before
