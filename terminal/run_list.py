@@ -46,7 +46,8 @@ def _line(row: Listed, language: str) -> str:
         steps = f"#{place_of(row.folder) or '?'}"
     loss = f"loss {row.loss:.4f}" if row.loss is not None else ""
     status = words(f"page.status.{row.status}", language)
-    return f"{started:16}  {row.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {row.name}"
+    title = f'  "{row.title}"' if row.title else ""
+    return f"{started:16}  {row.kind:7} {_padded(status, 12)} {steps:>11} {loss:12} {row.name}{title}"
 
 
 def _plain(row: Listed) -> dict[str, object]:

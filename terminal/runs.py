@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | resume | retry | repeat | diagnose | curves | log | queue``."""
+"""``runs list | show | watch | stop | resume | retry | repeat | rename | note | delete | diagnose`` and some more."""
 
 from __future__ import annotations
 
@@ -20,14 +20,19 @@ from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from terminal.cause import print_cause
 from terminal.curves import write_curves
+from terminal.delete import delete_them, discard_it
 from terminal.ladder import print_ladder
 from terminal.log import log
 from terminal.names import find
+from terminal.notes import say
 from terminal.queue import queue, told
 from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
-WORDS = ("list", "show", "watch", "stop", "resume", "retry", "repeat", "diagnose", "curves", "log", "queue")
+WORDS = (
+    "list", "show", "watch", "stop", "resume", "retry", "repeat", "rename", "note", "delete", "diagnose", "curves",
+    "log", "queue",
+)  # fmt: skip
 
 
 def runs(arguments: list[str], language: str) -> int:
@@ -43,6 +48,8 @@ def runs(arguments: list[str], language: str) -> int:
         return list_them(arguments[1:], language)
     if word == "log":
         return log(arguments[1:], language)
+    if word == "delete":
+        return delete_them(arguments[1:], language)
     if word not in WORDS:
         raise UserError("unknown_command", command=f"runs {word}", known=", ".join(WORDS))
     if not names:
@@ -65,8 +72,12 @@ def runs(arguments: list[str], language: str) -> int:
         return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
     if word == "repeat":
         return _repeat(folder, "--anyway" in arguments, language)
+    if word in ("rename", "note"):
+        return say(word, folder, arguments[arguments.index(names[0], 1) + 1 :], language)
     if word == "resume":
         return start_and_watch(resumed_job(folder), language)
+    if "--discard" in arguments:
+        return discard_it(folder, "--yes" in arguments, language)
     return _stop(folder, "--now" in arguments, language)
 
 

@@ -24,6 +24,7 @@ from webui.language import escaped
 from webui.log_view import LogView
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
+from webui.run_edit import RunEdit
 from webui.topbar import checkpoint_choices
 
 KINDS = ("train", "export", "gguf")
@@ -53,7 +54,9 @@ class RunsTab:
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
             self._actions = RunActions(frame, KINDS)
+            self._edit = RunEdit(frame, KINDS)
         with gr.Column(elem_classes="action-bar"):
+            self._edit.ask_here()
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
                 self._chat, self._export, self._resume, self._stop = (
@@ -65,6 +68,7 @@ class RunsTab:
                         ("chat", "open_in_chat"), ("export", "use_for_export"), ("resume", "resume"), ("stop", "stop"),
                     )
                 )  # fmt: skip
+                self._edit.button()
 
     def opens(self, chat: Any, export: Any) -> None:
         """Connect the buttons that lead on to other tabs."""
@@ -88,6 +92,7 @@ class RunsTab:
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
+        self._edit.connect("runs", self._chosen, self._notice)
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 
@@ -149,7 +154,7 @@ def _row(folder: Folder, state: State, chosen: Folder | None, language: str) -> 
     is_chosen = chosen is not None and folder.path == chosen.path
     name = escaped(folder.name)
     cells = (
-        f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{name}</button>',
+        f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{live.named(folder)}</button>',
         escaped(words(f"page.kinds.{state.kind}", language)),
         f'<span class="chip {state.status}">{status}</span>',
         escaped(live.model_of(folder)),
