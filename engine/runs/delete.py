@@ -11,6 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,10 @@ def _carry_on() -> None:
         begun = json.loads(note.read_text(encoding="utf-8"))
         root, remains = Folder(Path(begun["root"])), Path(begun["remains"])
         try:
-            if begun["pieces"] is not None and not root.state.exists() and not is_alive(root):
+            if not root.state.exists() and not is_alive(root):
                 _finish(begun)
             elif remains.exists():
                 shutil.rmtree(remains)
-                _remove_empty(root.path.parent, SAVES.resolve())
         except OSError:
             continue  # not to be removed now, a network disk perhaps; the note stays, and it is tried again
         note.unlink()
@@ -208,33 +208,46 @@ def _carry_on() -> None:
 def _naming(folder: Folder) -> Iterator[tuple[Folder, set[str]]]:
     """Other runs whose job names a path in this one's folder, and the options in which they do."""
     root = folder.path.resolve()
+    known: dict[str, bool] = {}  # most runs say the same of most options
     for each in all_folders():
-        if each.path.resolve() != root:
-            names = _names_within(each, root)
-            if names:
-                yield each, names
+        if each.path.resolve() == root:
+            continue
+        names = set()
+        for name, text in _texts_of(each):
+            if text not in known:
+                known[text] = _is_within(text, root)
+            if known[text]:
+                names.add(name)
+        if names:
+            yield each, names
 
 
-def _names_within(folder: Folder, root: Path) -> set[str]:
+def _texts_of(folder: Folder) -> tuple[tuple[str, str], ...]:
+    """Option and value of all texts in a run's job."""
     try:
-        text = folder.job.read_text(encoding="utf-8")
-        if root.name not in text and root.name.isascii() and " " not in root.name:
-            return set()  # YAML is read in milliseconds, and there may be a thousand
-        options = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))["options"]
-        return {name for name, value in options.items() if any(_is_within(each, root) for each in _texts(value))}
+        return _texts_at(folder, folder.job.stat().st_mtime_ns)
     except (OSError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-        return set()  # deleted meanwhile, or not written by us
+        return ()  # deleted meanwhile, or not written by us
 
 
-def _texts(value: Any) -> Iterator[str]:
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(each, str):
-            yield from each.split(",")
+@lru_cache(maxsize=10_000)
+def _texts_at(folder: Folder, changed_ns: int) -> tuple[tuple[str, str], ...]:
+    """Read once for each time the file was written: YAML takes milliseconds, and there may be a thousand."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    options = yaml.load(folder.job.read_text(encoding="utf-8"), Loader=loader)["options"]
+    return tuple(
+        (name, text.strip())
+        for name, value in options.items()
+        for each in (value if isinstance(value, list) else [value])
+        if isinstance(each, str)
+        for text in each.split(",")
+        if text.strip()
+    )
 
 
 def _is_within(text: str, root: Path) -> bool:
     try:
-        return bool(text.strip()) and Path(text.strip()).expanduser().resolve().is_relative_to(root)
+        return Path(text).expanduser().resolve().is_relative_to(root)
     except (OSError, RuntimeError, ValueError):
         return False  # no path at all
 

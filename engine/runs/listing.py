@@ -60,7 +60,8 @@ def filtered(
 ) -> list[Listed]:
     """Those with every word of ``text``, and with one of the statuses and kinds.
 
-    The text is sought in name, title, note, model, method and datasets. Upper and lower case are one; an empty filter lets all pass.
+    The text is sought in name, title, note, model, method and datasets. Upper and lower case are one; an
+    empty filter lets all pass.
     """
     sought = text.casefold().split()
     return [
