@@ -25,12 +25,14 @@ MANY_TITLES = """
 import sys
 from pathlib import Path
 from engine.runs.folder import Folder
-from engine.runs.notes import rename, write_note
+from engine.runs.notes import read_notes, rename, write_note
 folder, say = Folder(Path(sys.argv[1])), {"rename": rename, "note": write_note}[sys.argv[2]]
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(200):
     say(folder, f"{number}")
+    kept = read_notes(folder)
+    assert f"{number}" == (kept.title if say is rename else kept.note), "another one has undone it"
 """
 
 
