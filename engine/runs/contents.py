@@ -75,9 +75,11 @@ def contents(folder: Folder) -> Contents:
 def _sorted_out(entry: os.DirEntry, path: PurePosixPath, test: Test) -> tuple[list[tuple[str, int]], list[str]]:
     """Files of ours with their sizes, and what is not ours."""
     if entry.is_file(follow_symlinks=False):
-        if test(path, entry):
-            return [(str(path), entry.stat(follow_symlinks=False).st_size)], []
-        return [], [str(path)]
+        try:
+            size_bytes = entry.stat(follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return [], []  # a living run replaces its files
+        return ([(str(path), size_bytes)], []) if test(path, entry) else ([], [str(path)])
     if not entry.is_dir(follow_symlinks=False):
         return [], [str(path)]
     if len(path.parts) == 1 and not _is_folder_of_ours(entry):
@@ -165,8 +167,11 @@ def _listed(checkpoint: Path) -> set[str] | None:
 
 
 def _entries(path: Path) -> Iterator[os.DirEntry]:
-    with os.scandir(path) as found:
-        yield from sorted(found, key=lambda entry: entry.name)
+    try:
+        with os.scandir(path) as found:
+            yield from sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return  # a living run removes its older checkpoints
 
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
