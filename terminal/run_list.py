@@ -61,7 +61,7 @@ def _cells(row: Listed, language: str) -> list[str]:
         _number(row.best_eval_loss),
         clock(row.duration) if row.duration is not None else "–",
         f"{row.size_bytes / 1e6:.1f} MB",
-        row.name,
+        f'{row.name}  "{row.title}"' if row.title else row.name,
         " · ".join(filter(None, (row.model, row.method, ", ".join(row.datasets)))) or "–",
     ]
 

@@ -1,4 +1,4 @@
-"""``runs list | show | watch | stop | checkpoints | resume | retry | repeat | … | log | queue``."""
+"""``runs list | show | watch | stop | resume | repeat | rename | delete | compare | log`` and some more."""
 
 from __future__ import annotations
 
@@ -21,19 +21,22 @@ from terminal.cause import print_cause
 from terminal.checkpoints import checkpoints, resume
 from terminal.compare import compare
 from terminal.curves import write_curves
+from terminal.delete import delete_them, discard_it
 from terminal.ladder import print_ladder
 from terminal.log import log
 from terminal.names import find
+from terminal.notes import say
 from terminal.queue import queue, told
 from terminal.run_list import list_them
 from terminal.watch import start_and_watch, stay_with
 
 WORDS = (
-    "list", "show", "watch", "stop", "checkpoints", "resume", "retry", "repeat", "diagnose", "curves", "compare", "log",
-    "queue",
+    "list", "show", "watch", "stop", "checkpoints", "resume", "retry", "repeat", "rename", "note", "delete", "diagnose",
+    "curves", "compare", "log", "queue",
 )  # fmt: skip
 OWN_WAY = {
     "queue": queue, "list": list_them, "log": log, "compare": compare, "checkpoints": checkpoints, "resume": resume,
+    "delete": delete_them,
 }  # fmt: skip
 """Those that read the words after them in their own way."""
 
@@ -69,6 +72,10 @@ def runs(arguments: list[str], language: str) -> int:
         return _retry(folder, [each for each in arguments[1:] if each != names[0]], language)
     if word == "repeat":
         return _repeat(folder, "--anyway" in arguments, language)
+    if word in ("rename", "note"):
+        return say(word, folder, arguments[arguments.index(names[0], 1) + 1 :], language)
+    if "--discard" in arguments:
+        return discard_it(folder, "--yes" in arguments, language)
     return _stop(folder, "--now" in arguments, language)
 
 

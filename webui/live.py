@@ -10,6 +10,7 @@ from functools import lru_cache
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.listing import Listed, rows_of
+from engine.runs.notes import read_notes
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import list_runs, read_job, read_log
@@ -97,8 +98,7 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
     if folder is None or progress is None:
         return f'<div class="run-card"><div class="empty">{empty}</div></div>'
     chip = f'<span class="chip {progress.status}">{escaped(words(f"page.status.{progress.status}", language))}</span>'
-    name = f'<span class="run-name">{escaped(folder.name)}</span>'
-    parts = [f'<div class="run-head">{chip}{name}</div>']
+    parts = [f'<div class="run-head">{chip}<span class="run-name">{named(folder)}</span></div>']
     if progress.status == "queued":
         place = escaped(words("cli.queue.place", language, place=place_of(folder) or "–"))
         return f'<div class="run-card queued">{parts[0]}<div class="bar-line"><span>{place}</span></div></div>'
@@ -108,6 +108,12 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
     for key, facts in progress.warnings[-3:]:
         parts.append(f'<div class="notice warning">{marked(sentence(key, language, facts))}</div>')
     return f'<div class="run-card {progress.status}">{"".join(parts)}</div>'
+
+
+def named(folder: Folder) -> str:
+    """How a run is called, as HTML: its title, if it has one, with its name in small letters."""
+    title = read_notes(folder).title
+    return f"{escaped(title)} <small>{escaped(folder.name)}</small>" if title else escaped(folder.name)
 
 
 def log(folder: Folder | None, language: str) -> str:

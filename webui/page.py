@@ -14,6 +14,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.serve import Serve
+from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
 from webui.frame import PRIVATE, QUICK, Frame, changed_only
@@ -109,7 +110,14 @@ def _spare_the_browser(page: gr.Blocks) -> None:
 
 
 def _mind_the_queue() -> None:
-    """See to it that something starts what waits: whoever did may have been killed, or the machine restarted."""
+    """See to it that something starts what waits: whoever did may have been killed, or the machine restarted.
+
+    What a killed process had begun to delete goes first.
+    """
+    try:
+        finish_deletions()
+    except OSError:
+        traceback.print_exc()
     while True:
         try:
             keep()

@@ -155,7 +155,7 @@ def _row(row: Listed, chosen: Folder | None, is_ticked: bool, language: str) -> 
     is_chosen = chosen is not None and row.folder.path == chosen.path
     name = escaped(row.name)
     cells = {
-        "name": f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{name}</button>',
+        "name": f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{live.named(row.folder)}</button>',
         "status": f'<span class="chip {row.status}">{escaped(words(f"page.status.{row.status}", language))}</span>',
         "kind": escaped(words(f"page.kinds.{row.kind}", language)),
         "model": escaped(row.model or "–"),

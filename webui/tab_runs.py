@@ -25,6 +25,7 @@ from webui.language import escaped
 from webui.log_view import LogView
 from webui.retry import ON_CLICK, connect_retry, with_retry
 from webui.run_actions import RunActions
+from webui.run_edit import RunEdit
 from webui.run_table import RunTable
 
 KINDS = ("train", "export", "gguf")
@@ -50,7 +51,9 @@ class RunsTab:
             self._actions = RunActions(frame, KINDS)
             with self._actions.row:
                 self._clone = Clone(frame)
+            self._edit = RunEdit(frame, KINDS)
         with gr.Column(elem_classes="action-bar"):
+            self._edit.ask_here()
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
                 self._chat, self._export, self._stop = (
@@ -63,6 +66,7 @@ class RunsTab:
                     )
                 )  # fmt: skip
                 self._checkpoints.build_resume()
+                self._edit.button()
 
     def opens(self, chat: Any, export: Any) -> None:
         """Connect the buttons that lead on to other tabs."""
@@ -87,6 +91,7 @@ class RunsTab:
         )  # fmt: skip
         self._clone.connect(self._chosen, KINDS, self._notice, self._train)
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
+        self._edit.connect("runs", self._chosen, self._notice)
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 

@@ -13,6 +13,7 @@ from engine.options.command import as_text, preview
 from engine.options.yaml_text import write_yaml
 from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
+from engine.runs.notes import read_notes
 from engine.runs.progress import clock, watch
 from engine.runs.read import State, read_job, read_state
 from engine.words import has_words, words
@@ -36,11 +37,18 @@ def card(folder: Folder, language: str = "en", state: State | None = None) -> st
         job = read_job(folder)
     except (UserError, OSError):
         job = None  # of another version; what was written down still counts
-    parts = [f"# {folder.name}", *_ending(state, language), *_results(folder, state, facts, language)]
+    parts = [*_heading(folder), *_ending(state, language), *_results(folder, state, facts, language)]
     parts += _made_with(facts, job, language)
     if job is not None:
         parts += _asked(job, {"output_dir": str(folder.path)} if state.kind == "train" else {}, language)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _heading(folder: Folder) -> list[str]:
+    """Its title, if somebody gave it one, else its name; and what somebody noted."""
+    notes = read_notes(folder)
+    quoted = "\n".join(f"> {line}".rstrip() for line in notes.note.splitlines())
+    return [f"# {notes.title}", f"`{folder.name}`", quoted] if notes.title else [f"# {folder.name}", quoted]
 
 
 def section_of(folder: Folder, step: int | None = None) -> str:

@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine.runs.checkpoints import is_complete, numbered
@@ -15,13 +15,20 @@ SAVES = Path("saves")
 """Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
 QUEUE = SAVES / ".queue"
 """What the waiting runs have in common: who sits on which device, whether the queue is paused, its locks."""
+DELETIONS = SAVES / ".deletions"
+"""A note of each deletion that has begun; it goes with the last of what it deletes."""
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The folder of one run (a training, an export, a conversion, a loaded chat model)."""
+    """The folder of one run (a training, an export, a conversion, a loaded chat model).
+
+    Args:
+        may_have_notes: False where a look at its names has shown that there are none: so nobody tries to open them.
+    """
 
     path: Path
+    may_have_notes: bool = field(default=True, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -125,6 +132,26 @@ class Folder:
         return self.path / "clean.jsonl"
 
     @property
+    def notes(self) -> Path:
+        """Title and note that people gave the run; JSON, there while it has one of them. A worker never writes it."""
+        return self.path / "notes.json"
+
+    @property
+    def notes_lock(self) -> Path:
+        """Locked by whoever changes the notes."""
+        return self.path / ".notes.lock"
+
+    @property
+    def remains(self) -> Path:
+        """Where a run lies while it is being deleted: beside its folder, where no run is looked for."""
+        return self.path.with_name(f".deleted-{self.path.name}")
+
+    @property
+    def remains_within(self) -> Path:
+        """The same for what is taken out of a folder that stays, because there is more in it than the run."""
+        return self.path / ".deleted"
+
+    @property
     def saving(self) -> Path:
         """What is being saved and has not yet its name."""
         return self.path / ".saving"
@@ -140,6 +167,18 @@ def model_label(model: str | None) -> str:
     return last.lstrip(".") or "model"  # a name that begins with a dot is hidden, or leads out of the folder
 
 
+_NEW = re.compile(r"[a-z]+_\d{4}(-\d\d){5}(-\d+)?")
+
+
+def is_new_folder(path: Path) -> bool:
+    """Whether a path is one that :func:`new_folder` gives, so that nobody but us had anything there before."""
+    try:
+        below = path.resolve().relative_to(SAVES.resolve())
+    except ValueError:
+        return False
+    return len(below.parts) == 3 and _NEW.fullmatch(below.name) is not None
+
+
 def new_folder(kind: str, model: str | None, method: str) -> Folder:
     """A path for a new run that nothing uses yet: ``saves/<model>/<method>/<kind>_<time>``. Nothing is created."""
     stem = SAVES / model_label(model) / method / f"{kind}_{time.strftime('%Y-%m-%d-%H-%M-%S')}"
@@ -151,15 +190,17 @@ def new_folder(kind: str, model: str | None, method: str) -> Folder:
 
 
 def find_folder(name: str) -> Folder:
-    """The run that a person means by ``name``: a name below ``saves``, a path, or the last part of either.
+    """The run that a person means by ``name``: a name below ``saves``, a path, the last part of either, or a title.
 
     Raises:
         LookupError: no run, or more than one, has that name; the candidates are its arguments.
     """
+    from engine.runs.notes import titled  # that file stands on this one
+
     for path in (Path(name), SAVES / name):
-        if Folder(path).state.is_file():
+        if os.path.isfile(Folder(path).state):  # a title may be longer than a path can be: pathlib fails at that
             return Folder(path)
-    matches = [folder for folder in all_folders() if folder.path.name == Path(name).name]
+    matches = [folder for folder in all_folders() if folder.path.name == Path(name).name] or titled(name)
     if len(matches) == 1:
         return matches[0]
     raise LookupError(*[folder.name for folder in matches])
@@ -175,6 +216,11 @@ def folders_in_line() -> list[Folder]:
     return [folder for folder, names in _runs_below(SAVES) if folder.queued.name in names]
 
 
+def folders_with_notes() -> list[Folder]:
+    """Those of all runs that somebody gave a title or a note; found by names alone too."""
+    return [folder for folder in all_folders() if folder.may_have_notes]
+
+
 def _runs_below(path: Path) -> Iterator[tuple[Folder, set[str]]]:
     """Each run with the names in its folder. Links are followed; within a run no other is looked for."""
     try:
@@ -183,7 +229,7 @@ def _runs_below(path: Path) -> Iterator[tuple[Folder, set[str]]]:
     except OSError:
         return  # no folder, not there yet, deleted meanwhile, or not ours to read
     if "state.json" in found:
-        yield Folder(path), set(found)
+        yield Folder(path, may_have_notes=Folder(path).notes.name in found), set(found)
         return
     for name, entry in found.items():
         if not name.startswith(("checkpoint-", ".")) and (entry.is_symlink() or entry.is_dir()):

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from engine.runs.folder import Folder
+from engine.runs.notes import read_notes
 from engine.runs.read import State, list_runs
 from engine.runs.summary import size_on_disk
 
@@ -50,6 +51,8 @@ class Listed:
     started: float | None = None
     duration: float | None = None
     size_bytes: int = 0
+    title: str = ""
+    note: str = ""
 
     @property
     def progress(self) -> float | None:
@@ -70,16 +73,17 @@ def rows_of(runs: Iterable[tuple[Folder, State]]) -> list[Listed]:
 def filtered(
     rows: Iterable[Listed], text: str = "", statuses: Sequence[str] = (), kinds: Sequence[str] = ()
 ) -> list[Listed]:
-    """Those with every word of ``text`` in name, model, method or datasets, and with one of the statuses and kinds.
+    """Those with every word of ``text``, and with one of the statuses and kinds.
 
-    Upper and lower case are one; an empty filter lets all pass.
+    The text is sought in name, title, note, model, method and datasets. Upper and lower case are one; an
+    empty filter lets all pass.
     """
     sought = text.casefold().split()
     return [
         row for row in rows
         if (not statuses or row.status in statuses)
         and (not kinds or row.kind in kinds)
-        and all(word in " ".join((row.name, row.model, row.method, *row.datasets)).casefold() for word in sought)
+        and all(word in _text_of(row) for word in sought)
     ]  # fmt: skip
 
 
@@ -125,6 +129,10 @@ def _facts(block: bytes, is_whole: bool) -> dict[str, Any]:
     return facts
 
 
+def _text_of(row: Listed) -> str:
+    return " ".join((row.name, row.title, row.note, row.model, row.method, *row.datasets)).casefold()
+
+
 def _key(value: Any) -> Any:
     return value.casefold() if isinstance(value, str) else value
 
@@ -147,6 +155,7 @@ def _listed(folder: Folder, state: State) -> Listed:
         duration=state.finished_at - state.started_at if is_timed else None,
         best_eval_loss=kept.get("best_eval_loss"),
         size_bytes=kept["size_bytes"] if has_summary else size_on_disk(folder),
+        **vars(read_notes(folder)),
         **place,
     )
 

@@ -128,8 +128,11 @@ def move(folder: Folder, place: int) -> None:
         _write(replace(mine, order=order))
 
 
-def cancel(folder: Folder) -> None:
+def cancel(folder: Folder) -> bool:
     """Take a waiting run out of the queue. One that had been begun before is again what it was; another is stopped.
+
+    Returns:
+        Whether it had been begun before.
 
     Raises:
         UserError: it does not wait (any more).
@@ -143,6 +146,15 @@ def cancel(folder: Folder) -> None:
         else:
             update_state(folder, status="stopped", finished_at=time.time())
         folder.queued.unlink(missing_ok=True)
+        return before is not None
+
+
+def had_begun(folder: Folder) -> bool:
+    """Whether a waiting run was begun before, so that it is that run again once it is taken out of the queue."""
+    try:
+        return _content(folder).get("before") is not None
+    except (FileNotFoundError, ValueError):
+        return False  # it has begun meanwhile
 
 
 def pause() -> None:

@@ -123,16 +123,22 @@ def folder_for(job: Options) -> Folder:
 
 
 def take_lock(lock: BinaryIO, folder: Folder) -> None:
-    """Lock the folder; the worker inherits the open file, and with it the lock, with no gap between."""
+    """Lock the folder; the worker inherits the open file, and with it the lock, with no gap between.
+
+    Raises:
+        UserError: somebody else holds it, or has deleted the run meanwhile.
+    """
     deadline = time.monotonic() + (LEAVING_S if _has_recorded_its_end(folder) else READER_S)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            break
         except BlockingIOError as error:
             if time.monotonic() > deadline:
                 raise UserError("run_in_use", folder=folder.path) from error
             time.sleep(0.05)
+    if not folder.lock.exists() or not os.path.samestat(os.fstat(lock.fileno()), folder.lock.stat()):
+        raise UserError("run_deleted", folder=folder.path)  # while this one waited for the lock
 
 
 def _has_recorded_its_end(folder: Folder) -> bool:
@@ -212,7 +218,12 @@ def leave_link(folder: Folder) -> None:
     target = folder.path.resolve()
     if target.is_relative_to(SAVES.resolve()):
         return
-    link = SAVES / "elsewhere" / f"{target.name}-{hashlib.sha256(str(target).encode()).hexdigest()[:8]}"
+    link = link_to(target)
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.is_symlink():
         link.symlink_to(target, target_is_directory=True)
+
+
+def link_to(target: Path) -> Path:
+    """Where the link to a resolved path outside ``saves`` lies."""
+    return SAVES / "elsewhere" / f"{target.name}-{hashlib.sha256(str(target).encode()).hexdigest()[:8]}"

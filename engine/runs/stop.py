@@ -52,14 +52,18 @@ def _wait_until_gone(folder: Folder, timeout_s: float) -> bool:
     deadline = time.monotonic() + timeout_s
     pid = read_state(folder).pid
     while time.monotonic() < deadline:
-        if not is_alive(folder) and not (pid and _is_running(pid)):
+        if not is_alive(folder) and not (pid and _has_processes(pid)):
             return True
         time.sleep(0.05)
     return False
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _has_processes(group: int) -> bool:
+    """Whether any process of a group lives; a zombie does not."""
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                return True
+        except (ProcessLookupError, PermissionError):
+            continue  # it has just ended
+    return False

@@ -15,6 +15,7 @@ import torch
 from engine.catalog.rendering import named_template
 from engine.errors import UserError
 from engine.options.jobs import ExportJob
+from engine.runs.contents import TOKENIZER_FILES
 from engine.runs.record import Recorder
 from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
 from engine.work.expand import expand_config, expanded
@@ -29,10 +30,6 @@ from engine.work.verify_merge import compare_logits, verify_tensors
 FLOAT32_BELOW_BYTES = 4 * GB
 """``export_dtype: auto`` writes float32 below this size: nothing is rounded, and base + adapter = merged model."""
 
-TOKENIZER_FILES = (
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.tiktoken",
-    "chat_template.*", "chat_templates",
-)  # fmt: skip
 OTHER_FILES = ("generation_config.json", "*preprocessor_config.json", "processor_config.json", "*.py", "LICENSE*",
                "NOTICE*", "USE_POLICY*")  # fmt: skip
 LARGEST_COPIED_BYTES = 100_000_000

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.runs.delete import freed
+from engine.runs.folder import Folder
+
 PROJECT = Path(__file__).resolve().parent.parent.parent
 APP = [sys.executable, str(PROJECT / "app.py")]
 
@@ -86,6 +89,9 @@ def test_a_run_leaves_what_its_users_expect(options, rows, workplace):
     replaced = lathe("train", str(folder / "training_args.yaml"), "overwrite_output_dir=true")
     assert replaced.returncode == 0
     assert losses(folder) == pytest.approx({line["current_steps"]: line["loss"] for line in lines})
+    (folder / "mine.txt").write_text("mine")
+    assert lathe("runs", "delete", str(folder), "--yes").returncode == 0
+    assert [path.name for path in folder.iterdir()] == ["mine.txt"]
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(options, workplace):
@@ -170,6 +176,7 @@ def test_other_methods_save_a_whole_model(options, method, workplace):
         assert changed and all(".layers.1." in name for name in changed)
     else:
         assert any(".layers.0." in name for name in changed) and "model.embed_tokens.weight" in changed
+    assert freed(Folder(Path(options["output_dir"]))).stays == (), "a file that a deletion would not know as ours"
 
 
 def test_the_command_of_this_field_runs_as_it_stands(workplace, bundled_model):
