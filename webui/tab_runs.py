@@ -16,6 +16,7 @@ from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.again import Again
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame, Panel
@@ -53,6 +54,7 @@ class RunsTab:
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
             self._actions = RunActions(frame, KINDS)
+            self._again = Again(frame, train.form.controls)
         with gr.Column(elem_classes="action-bar"):
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
             with gr.Row(elem_classes="buttons"):
@@ -88,6 +90,10 @@ class RunsTab:
             [self._notice, self._shown, self._frame.tabs, self._frame.tab], trigger_mode="once", **PRIVATE,
         )  # fmt: skip
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
+        self._again.connect(
+            "runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice, self._shown,
+            self._train.notice,
+        )  # fmt: skip
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 
