@@ -56,7 +56,8 @@ class Again:
                 value=value, elem_id=f"again-{which}", min_width=240,
             )  # fmt: skip
             values = make(
-                gr.Textbox, {"label": "page.again.values"}, value="", max_lines=1, elem_id=f"again-{which}-values", min_width=240
+                gr.Textbox, {"label": "page.again.values"}, value="", max_lines=1, elem_id=f"again-{which}-values",
+                min_width=240,
             )  # fmt: skip
         return option, values
 
@@ -118,11 +119,13 @@ class Again:
         """Each option with its values as they were typed, where any were.
 
         Raises:
-            UserError: the same option twice, or one that is not offered.
+            UserError: values for no option, the same option twice, or one that is not offered.
         """
         both = zip(said[::2], said[1::2], strict=True)
-        pairs = tuple((name, text) for name, text in both if name and text and text.strip())
+        pairs = tuple((name, text) for name, text in both if text and text.strip())
         names = [name for name, _ in pairs]
+        if not all(names):
+            raise UserError("sweep.which_option", values=next(text for name, text in pairs if not name))
         strange = [name for name in names if name not in self._names]
         if strange:
             raise UserError("unknown_option", option=strange[0])
@@ -177,7 +180,7 @@ def _plan(jobs: list[TrainJob], names: list[str], language: str) -> str:
 def _notes(name: str | None, present: TrainJob | None, language: str) -> list[Any]:
     """What stands below an option, and below and in the box for its values."""
     if name not in TrainJob.model_fields:
-        return [gr.update(info=None), gr.update(info=None, placeholder="", interactive=False)]
+        return [gr.update(info=None), gr.update(info=None, placeholder="")]
     field = TrainJob.model_fields[name]
     choices = choices_of(field) or (("true", "false") if plain_type(field) is bool else ())
     choices += (None,) if choices and allows_none(field) else ()
@@ -187,7 +190,7 @@ def _notes(name: str | None, present: TrainJob | None, language: str) -> list[An
     now = as_text(present.values().get(name)) if present else ""
     return [
         gr.update(info=words(f"options.{name}.help", language)),
-        gr.update(info=how, placeholder=now, interactive=True),
+        gr.update(info=how, placeholder=now),
     ]
 
 

@@ -7,13 +7,10 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-import yaml
-
-from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.progress import Progress, clock, watch
 from engine.runs.queue import Waiting, place_of, waiting
-from engine.runs.read import list_runs, read_job, read_log
+from engine.runs.read import UNREADABLE, list_runs, read_job, read_log
 from engine.words import words
 from webui.cause import cause_notice
 from webui.language import escaped, marked, phase_words, sentence
@@ -125,7 +122,7 @@ def model_of(folder: Folder) -> str:
     """The model a run was asked for, or "–" when its job can no longer be read."""
     try:
         return _model_at(folder, folder.job.stat().st_mtime_ns)
-    except (OSError, UserError, yaml.YAMLError, KeyError, TypeError):  # deleted, edited by hand, of another version
+    except UNREADABLE:
         return "–"
 
 

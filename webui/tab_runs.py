@@ -6,12 +6,12 @@ from typing import Any
 
 import gradio as gr
 
-from engine.errors import Refused, UserError
+from engine.errors import UserError
 from engine.options.command import preview
 from engine.runs.folder import Folder, model_label
 from engine.runs.progress import Progress
 from engine.runs.queue import cancel, submit
-from engine.runs.read import State, read_job
+from engine.runs.read import UNREADABLE, State, read_job
 from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.stop import ask_to_stop
 from engine.words import words
@@ -170,8 +170,8 @@ def _row(folder: Folder, state: State, chosen: Folder | None, language: str) -> 
 def _command(folder: Folder | None) -> str:
     try:
         return preview(read_job(folder)) if folder else ""
-    except (OSError, Refused) as error:
-        return f"# {error}"
+    except UNREADABLE as error:
+        return "".join(f"# {line}\n" for line in str(error).splitlines())
 
 
 def _on_stop(language: str, chosen: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from engine.errors import UserError
 from engine.options.base import Options
 from engine.options.jobs import JOBS
 from engine.runs.folder import Folder, all_folders
@@ -16,6 +17,8 @@ from engine.runs.killed import lost_to_memory
 
 BLOCK_BYTES = 1 << 20
 ENDED = ("done", "failed", "stopped", "lost")
+UNREADABLE = (OSError, UserError, yaml.YAMLError, KeyError, TypeError)
+"""What reading a job may raise: the run was deleted meanwhile, edited by hand, or is of another version."""
 
 
 @dataclass(frozen=True)

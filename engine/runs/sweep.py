@@ -8,13 +8,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from engine.errors import UserError
 from engine.options.command import job_from
 from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
-from engine.runs.read import read_job
+from engine.runs.read import UNREADABLE, read_job
 
 MOST_OPTIONS = 2
 MOST_RUNS = 64
@@ -31,7 +29,7 @@ def job_of(folder: Folder) -> TrainJob:
     """
     try:
         job = read_job(folder)
-    except (OSError, UserError, yaml.YAMLError, KeyError, TypeError) as error:  # deleted, edited, of another version
+    except UNREADABLE as error:
         raise UserError("sweep.unreadable", name=folder.name, file=folder.job.name, detail=error) from error
     if type(job) is not TrainJob:
         raise UserError("queue.only_training", name=folder.name, kind=job.kind)

@@ -102,6 +102,8 @@ def test_why_it_cannot_be_done_again_is_said(visit, source):
 def test_it_fits_a_phone_and_speaks_every_language(visit, source, code):
     phone = visit(locale=code, width=390)
     open_again(phone, source, code)
+    box = phone.locator("#again-option-values input, #again-option-values textarea")
+    expect(box).to_have_attribute("placeholder", "0.0001")
     fill(phone, "again-option-values", "1e-5, 1e-3")
     expect(phone.locator("#again-queue")).to_have_text(words("page.again.queue", code, count=2))
     expect(phone.locator("#again-plan")).to_contain_text(words("page.again.makes", code, count=2))
