@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from engine.runs.folder import Folder, find_folder
-from engine.runs.progress import Progress, clock, watch
+from engine.runs.progress import Progress, clock, glance
 from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import UNREADABLE, list_runs, read_job, read_log
 from engine.words import words
@@ -69,9 +69,9 @@ def active_run(*kinds: str) -> Folder | None:
 
 
 def look(folder: Folder | None) -> Progress | None:
-    """How far a run is; None when there is none, or it has been deleted."""
+    """How far a run is, as far as its log is read; None when there is none, or it has been deleted."""
     try:
-        return watch(folder) if folder else None
+        return glance(folder) if folder else None
     except (FileNotFoundError, KeyError, ValueError):
         return None
 
