@@ -1,4 +1,4 @@
-"""What watching a long run costs: the first reading, a poll, the page's charts and their size, memory. Run from the root.
+"""What watching a long run costs: the first reading, a poll, the page's charts and their size, memory.
 
 python benchmarks/watching.py [LINES]
 """

@@ -21,6 +21,7 @@ SLICE_S, REST_S = 0.04, 0.06
 """A log is read for the page so long at a time, and then not for so long: Python's threads share one interpreter, and
 what reads keeps the others from answering."""
 HEAD_BYTES = 256
+"""By its beginning a log is known again; and so little at its end is read in any case."""
 
 
 class Phase(NamedTuple):
@@ -126,13 +127,13 @@ class Watch:
             events, self._offset = read_events(self._folder, begin)
             for layout, alike in itertools.groupby(events, tuple):
                 self._take(layout, list(alike))
-            is_cut = deadline is not None and time.monotonic() >= deadline
+            is_late = deadline is not None and time.monotonic() >= deadline and self._offset != begin
+            is_cut = is_late and self._folder.events.stat().st_size - self._offset > HEAD_BYTES
         if not self._head and self._offset:
             with self._folder.events.open("rb") as file:
                 self._head = file.read(min(HEAD_BYTES, self._offset))
-        self._latest = self._progress(state)
-        if is_cut and self._offset != begin:
-            self._latest = self._ahead(self._latest)
+        progress = self._progress(state)
+        self._latest = self._ahead(progress) if is_cut else progress  # in one go: others take it as it is
         return self._latest
 
     def _is_written_anew(self) -> bool:
@@ -148,8 +149,6 @@ class Watch:
     def _ahead(self, progress: Progress) -> Progress:
         """Of a log that is not read to its end, the place and the figures that its end says."""
         size = self._folder.events.stat().st_size
-        if size - self._offset < HEAD_BYTES:
-            return progress
         end = Watch(self._folder)
         for event in last_events(self._folder):
             end._take(tuple(event), [event])
