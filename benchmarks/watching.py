@@ -1,6 +1,6 @@
 """What watching a long run costs: the first reading, a poll, the page's charts and their size, memory.
 
-python benchmarks/watching.py [LINES]
+python benchmarks/watching.py [LINES], from the root
 """
 
 from __future__ import annotations

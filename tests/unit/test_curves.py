@@ -122,6 +122,18 @@ def test_the_smoothed_line_is_the_field_s_rule_however_it_grew(count):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_many_points_at_once_are_those_points_one_by_one():
+    chance, one_by_one, at_once = random.Random(9), Curve(), Curve()
+    points = series(4, 3000, 0.002)
+    while points:
+        part, points = points[: (count := chance.randint(0, 40))], points[count:]
+        at_once.extend([step for step, _ in part], [value for _, value in part])
+        for step, value in part:
+            one_by_one.append(step, value)
+        assert same(at_once.view(most=50), one_by_one.view(most=50))
+    assert at_once == one_by_one and at_once.greatest == one_by_one.greatest
+
+
 def test_nothing_that_is_no_number_enters_the_smoothed_line():
     curve = Curve([(1, math.nan), (2, 1.0), (3, math.inf), (4, 2.0)])
     assert [step for step, _ in curve.smoothed()] == [2, 4]
@@ -207,6 +219,8 @@ def test_a_log_that_is_read_in_slices_gives_what_a_plain_loop_gives(tmp_path, mo
     text = long_log(random.Random(3), range(1, 1000))
     folder.events.write_text(text + '{"current_steps": 1000, "lo')  # a torn last line
     whole, sliced, shares = Watch(folder).update(), Watch(folder), []
+    ahead, between = sliced._ahead, []
+    monkeypatch.setattr(sliced, "_ahead", lambda early: between.append(sliced._latest) or ahead(early))
     while not shares or shares[-1] < 1:
         progress = sliced.glance(0)
         shares.append(progress.share_read)
@@ -214,6 +228,7 @@ def test_a_log_that_is_read_in_slices_gives_what_a_plain_loop_gives(tmp_path, mo
         assert (progress.step, progress.total_steps) == (999, 99), "its end is known from the beginning"
         for name, curve in progress.curves.items():  # as far as it is read
             assert len(curve) <= len(expected[name]) + 5
+    assert not any(seen and seen.is_read for seen in between), "what others take meanwhile"
     assert len(shares) > 50 and shares == sorted(shares) and shares[0] < 0.1
     for seen in (whole, progress):
         assert {name: as_bits(curve) for name, curve in seen.curves.items()} == {
