@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -11,9 +10,8 @@ from engine.options.command import parse
 from engine.options.jobs import TrainJob
 from engine.runs import queue as runs_queue
 from engine.runs.folder import Folder
-from engine.runs.read import read_job
 from engine.runs.seats import occupant
-from engine.runs.sweep import sweep_jobs
+from engine.runs.sweep import job_of, sweep_jobs, values_of
 from engine.words import words
 from terminal.names import find
 
@@ -76,9 +74,7 @@ def _add(arguments: list[str], language: str) -> int:
     elif len(rest) > 1:
         raise UserError("unexpected_word", word=rest[1])
     else:
-        job = read_job(find(rest[0]))
-        if type(job) is not TrainJob:
-            raise UserError("queue.only_training", name=rest[0], kind=job.kind)
+        job = job_of(find(rest[0]))
     jobs = [job] if is_said and not values else sweep_jobs(job, values)
     for folder in runs_queue.submit_all(jobs, language):
         print(told(folder, language))
@@ -107,18 +103,8 @@ def _sort_out(arguments: list[str]) -> tuple[list[str], dict[str, list[Any]]]:
         name, equals, text = said.partition("=")
         if not equals:
             raise UserError("queue.set_what", word=said)
-        values[name.lstrip("-").replace("-", "_")] = _values(text)
+        values[name.lstrip("-").replace("-", "_")] = values_of(text)
     return rest, values
-
-
-def _values(text: str) -> list[Any]:
-    """``8,16`` → two values; as JSON where a value holds a comma itself: ``["q_proj,v_proj", "all"]``."""
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise UserError("queue.set_what", word=text) from error
-    return [part.strip() for part in text.split(",")]
 
 
 def _place(folder: Folder, said: list[str]) -> int:

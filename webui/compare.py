@@ -17,6 +17,7 @@ from engine.runs.folder import SAVES, Folder
 from engine.runs.listing import listed
 from engine.runs.overlay import columns, overlays
 from engine.runs.plot import save_overlays
+from engine.runs.progress import glance
 from engine.words import words
 from webui import live
 from webui.compare_tables import legend, tables
@@ -105,7 +106,7 @@ def _watched(
     if len(names or ()) < FEWEST:
         return ["", f'<div class="empty">{escaped(words("page.compare.choose", language))}</div>', *nothing]
     try:
-        runs = compared(_folders(names))
+        runs = compared(_folders(names), glance)
     except UserError as error:
         return ["", _gone(names, (), language) + refusal(error, language), *nothing]
     limits = zoom if zoom.get("axis") == axis else {}

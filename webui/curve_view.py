@@ -12,7 +12,7 @@ import gradio as gr
 from engine.runs.curves import write_csv
 from engine.runs.folder import Folder
 from engine.runs.plot import save_charts
-from engine.runs.progress import Progress
+from engine.runs.progress import Progress, watch
 from engine.words import words
 from webui import live
 from webui.curve import Window, curves
@@ -125,6 +125,7 @@ class CurveView:
                 return ["", gr.update(visible=False), gr.update(interactive=False)]
             limits = zoom if zoom.get("run") == folder.name else {}
             drawn = curves(progress.curves, language, _limits(progress, window, is_log, limits))
+            drawn = _reading(progress, language) + drawn
             return [drawn, gr.update(visible=bool(progress.curves)), gr.update(interactive=bool(limits))]
 
         def zoomed(name: str | None, event: gr.EventData) -> dict[str, Any]:
@@ -162,9 +163,17 @@ def _limits(progress: Progress, window: str, is_log: bool, zoom: dict[str, Any])
     return Window(latest - int(window) + 1, None, is_log)
 
 
+def _reading(progress: Progress, language: str) -> str:
+    """How much of a long log is read so far, while the curves above it still grow."""
+    if progress.is_read:
+        return ""
+    said = words("page.reading", language, share=f"{100 * progress.share_read:.0f}")
+    return f'<p class="reading" role="status">{escaped(said)}</p>'
+
+
 def _file(folder: Folder | None, ending: str, language: str) -> list[Any]:
     """All points or all charts, in a file with the name of the run."""
-    progress = live.look(folder)
+    progress = watch(folder) if live.look(folder) else None
     if folder is None or progress is None or not progress.curves:
         return [None, notice("error", escaped(words("page.curve.empty", language)))]
     path = Path(tempfile.mkdtemp(prefix="lathe-curves-")) / f"{folder.name.replace('/', '_')}.{ending}"

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
 from engine.runs.listing import Listed, rows_of
 from engine.runs.notes import read_notes
-from engine.runs.progress import Progress, clock, watch
+from engine.runs.progress import Progress, clock, glance
 from engine.runs.queue import Waiting, place_of, waiting
-from engine.runs.read import list_runs, read_job, read_log
+from engine.runs.read import UNREADABLE, list_runs, read_job, read_log
 from engine.words import words
 from webui.cause import cause_notice
 from webui.language import escaped, marked, phase_words, sentence
@@ -78,9 +77,9 @@ def active_run(*kinds: str) -> Folder | None:
 
 
 def look(folder: Folder | None) -> Progress | None:
-    """How far a run is; None when there is none, or it has been deleted."""
+    """How far a run is, as far as its log is read; None when there is none, or it has been deleted."""
     try:
-        return watch(folder) if folder else None
+        return glance(folder) if folder else None
     except (FileNotFoundError, KeyError, ValueError):
         return None
 
@@ -136,7 +135,7 @@ def model_of(folder: Folder) -> str:
     """The model a run was asked for, or "–" when its job can no longer be read."""
     try:
         return _model_at(folder, folder.job.stat().st_mtime_ns)
-    except (OSError, UserError):  # deleted, edited by hand, of another version
+    except UNREADABLE:
         return "–"
 
 

@@ -12,7 +12,7 @@ from engine.errors import UserError
 from engine.options.command import as_text
 from engine.runs import queue
 from engine.runs.folder import Folder, find_folder
-from engine.runs.read import read_job
+from engine.runs.read import UNREADABLE, read_job
 from engine.runs.seats import occupant
 from engine.words import words
 from webui import live
@@ -110,7 +110,7 @@ def _values(folder: Folder) -> dict[str, str]:
     """What was asked of a run, as it is typed; empty when that cannot be read."""
     try:
         return _values_at(folder, folder.job.stat().st_mtime_ns)
-    except (OSError, UserError):
+    except UNREADABLE:
         return {}
 
 

@@ -26,24 +26,24 @@ ON_EDIT = """
 const drafts = {};
 let focused = null, left = 0;
 const remember = (box) => {
-  drafts[box.dataset.say] = {run: box.dataset.run, text: box.value, at: box.selectionStart};
+  drafts[box.dataset.say] = {run: box.dataset.of, text: box.value, at: box.selectionStart};
 };
 element.addEventListener('focusin', (event) => { if (event.target.dataset.say) focused = event.target.dataset.say; });
 element.addEventListener('focusout', () => { left = performance.now(); });
 element.addEventListener('input', (event) => { if (event.target.dataset.say) remember(event.target); });
 element.addEventListener('change', (event) => {
   const box = event.target;
-  if (box.dataset.say) trigger('select', {act: box.dataset.say, run: box.dataset.run, text: box.value});
+  if (box.dataset.say) trigger('select', {act: box.dataset.say, run: box.dataset.of, text: box.value});
 });
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
-  if (button) trigger('select', {act: button.dataset.act, run: button.dataset.run});
+  if (button) trigger('select', {act: button.dataset.act, run: button.dataset.of});
 });
 new MutationObserver(() => {
   const wasHere = focused && (element.contains(document.activeElement) || performance.now() - left < 50);
   for (const box of element.querySelectorAll('[data-say]')) {
     const name = box.dataset.say, draft = drafts[name];
-    if (!wasHere || name !== focused || (draft && draft.run !== box.dataset.run)) { delete drafts[name]; continue; }
+    if (!wasHere || name !== focused || (draft && draft.run !== box.dataset.of)) { delete drafts[name]; continue; }
     if (draft && box.value !== draft.text) box.value = draft.text;
     if (document.activeElement !== box) { box.focus(); if (draft) box.setSelectionRange(draft.at, draft.at); }
   }
@@ -55,7 +55,7 @@ element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button || button.disabled) return;
   for (const each of element.querySelectorAll('[data-act]')) each.disabled = true;
-  trigger('select', {act: button.dataset.act, run: button.dataset.run});
+  trigger('select', {act: button.dataset.act, run: button.dataset.of});
 });
 new MutationObserver(() => element.querySelector('[data-act=keep]:not(:disabled)')?.focus())
   .observe(element, {childList: true, subtree: true});
@@ -181,11 +181,11 @@ def _boxes(folder: Folder, language: str) -> str:
     text = "\n".join(escaped(line) for line in notes.note.split("\n"))
     lines = min(6, 1 + notes.note.count("\n"))
     return (
-        f'<div class="run-edit"><label><span>{title}</span><input type="text" data-say="title" data-run="{run}"'
+        f'<div class="run-edit"><label><span>{title}</span><input type="text" data-say="title" data-of="{run}"'
         f' maxlength="{MOST_IN_TITLE}" placeholder="{hint}" value="{escaped(notes.title)}"></label>'
-        f'<label><span>{note}</span><textarea data-say="note" data-run="{run}" rows="{lines}"'
+        f'<label><span>{note}</span><textarea data-say="note" data-of="{run}" rows="{lines}"'
         f' maxlength="{MOST_IN_NOTE}">{text}</textarea></label>'
-        f'<button type="button" data-act="delete" data-run="{run}">{delete_word}</button></div>'
+        f'<button type="button" data-act="delete" data-of="{run}">{delete_word}</button></div>'
     )
 
 
@@ -199,8 +199,8 @@ def _question(question: Question, language: str) -> str:
         f'<div class="notice warning run-question" role="alertdialog" aria-labelledby="run-question">'
         f'<p id="run-question"><strong>{first}</strong></p>'
         f"<ul>{told}</ul><div>"
-        f'<button type="button" class="bad" data-act="yes" data-run="{run}">{yes}</button>'
-        f'<button type="button" data-act="keep" data-run="{run}">{keep}</button></div></div>'
+        f'<button type="button" class="bad" data-act="yes" data-of="{run}">{yes}</button>'
+        f'<button type="button" data-act="keep" data-of="{run}">{keep}</button></div></div>'
     )
 
 

@@ -8,12 +8,14 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.command import preview
+from engine.options.yaml_text import write_yaml
 from engine.runs.folder import Folder
 from engine.runs.queue import cancel
-from engine.runs.read import read_job
+from engine.runs.read import UNREADABLE, read_job
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.again import Again
 from webui.checkpoints_view import CheckpointsView, export_updates
 from webui.clone import Clone
 from webui.compare import CompareView
@@ -48,10 +50,16 @@ class RunsTab:
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, elem_id="run-command",
                 buttons=["copy"], max_lines=14, lines=1, wrap_lines=True,
             )  # fmt: skip
+            with frame.texts.make(gr.Accordion, {"label": "page.runs.yaml"}, open=False, elem_id="run-yaml-box"):
+                self._yaml = gr.Code(
+                    language="yaml", interactive=False, elem_id="run-yaml", buttons=["copy", "download"], max_lines=24,
+                    show_label=False, wrap_lines=True,
+                )  # fmt: skip
             self._actions = RunActions(frame, KINDS)
             with self._actions.row:
                 self._clone = Clone(frame)
             self._edit = RunEdit(frame, KINDS)
+            self._again = Again(frame, train.form.controls)
         with gr.Column(elem_classes="action-bar"):
             self._edit.ask_here()
             self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
@@ -78,7 +86,7 @@ class RunsTab:
 
     def connect(self) -> None:
         language = self._frame.language
-        outputs = [self._card, self._ladder, self._command, self._chat, self._export, self._stop]
+        outputs = [self._card, self._ladder, self._command, self._yaml, self._chat, self._export, self._stop]
         self._table.connect(self._chosen, self._compare.chosen, self._notice)
         self._frame.panels.append(Panel("runs", [self._chosen], outputs, _watched))
         self._compare.connect("runs", self._notice)
@@ -92,6 +100,10 @@ class RunsTab:
         self._clone.connect(self._chosen, KINDS, self._notice, self._train)
         self._actions.connect(self._chosen, self._notice, self._shown, self._train.notice)
         self._edit.connect("runs", self._chosen, self._notice)
+        self._again.connect(
+            "runs", self._chosen, lambda name: live.chosen_run(name, *KINDS), self._notice, self._shown,
+            self._train.notice,
+        )  # fmt: skip
         connect_retry(self._frame, self._card, self._notice, self._shown, self._train.notice)
         self._frame.notices.append(self._notice)
 
@@ -123,18 +135,21 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     return [
         with_retry(card, folder, progress, language),
         ladder_table(folder, language) if folder is not None and progress is not None else "",
-        _command(folder),
+        *_asked(folder),
         gr.update(interactive=bool(target_of(folder))),
         gr.update(interactive=has_adapter and not is_active),
         gr.update(interactive=is_active or is_waiting),
     ]
 
 
-def _command(folder: Folder | None) -> str:
+def _asked(folder: Folder | None) -> tuple[str, str]:
+    """The command that does the same as the run, and all its options as a file that it takes."""
     try:
-        return preview(read_job(folder)) if folder else ""
-    except (OSError, UserError) as error:
-        return f"# {error}"
+        job = read_job(folder) if folder else None
+    except UNREADABLE as error:
+        told = "".join(f"# {line}\n" for line in str(error).splitlines())
+        return told, told
+    return (preview(job), write_yaml(job.values())) if job else ("", "")
 
 
 def _on_stop(language: str, chosen: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -88,8 +88,11 @@ RANKED = {"loss": min, "eval_best": min, "duration_s": min, "tokens_per_s": max,
 """Which of an outcome's figures can be better than another's, and which end is the better one."""
 
 
-def compared(folders: Iterable[Folder]) -> list[Run]:
+def compared(folders: Iterable[Folder], look: Callable[[Folder], Progress] = watch) -> list[Run]:
     """The runs in the given order, each once; one that has been deleted is left out.
+
+    Args:
+        look: how far each log is read: ``watch`` to its end, ``glance`` for as long as a visitor may wait.
 
     Raises:
         UserError: there are fewer than two or more than twelve, or one is not a training.
@@ -100,7 +103,7 @@ def compared(folders: Iterable[Folder]) -> list[Run]:
     found: list[tuple[int, Folder, Progress]] = []
     for place, folder in enumerate(chosen):
         try:
-            progress = watch(folder)
+            progress = look(folder)
         except FileNotFoundError:
             continue
         if progress.kind != "train":

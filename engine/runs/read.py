@@ -15,10 +15,12 @@ from engine.options.jobs import JOBS
 from engine.runs.folder import Folder, all_folders
 from engine.runs.killed import lost_to_memory
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 18
 ENDED = ("done", "failed", "stopped", "lost")
 UNENDED = ("starting", "running")
 """What ``state.json`` says of a run whose worker has not recorded its end."""
+UNREADABLE = (OSError, UserError)
+"""What reading a job may raise: the run was deleted meanwhile, edited by hand, or is of another version."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,14 @@ def read_events(folder: Folder, offset: int = 0) -> tuple[list[dict[str, Any]], 
         return [], offset
     whole = block.rfind(b"\n") + 1
     return _parsed(block[:whole].split(b"\n")), offset + whole
+
+
+def last_events(folder: Folder, last_bytes: int = 16384) -> list[dict[str, Any]]:
+    """The events at the end of a long log, without a look at those before; possibly none."""
+    with folder.events.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - last_bytes))
+        return _parsed(file.read().split(b"\n")[1 if size > last_bytes else 0 :])
 
 
 def _parsed(lines: list[bytes]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
@@ -14,6 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from engine.catalog.devices import devices
+from engine.runs.folder import SAVES, Folder
+from engine.runs.queue import cancel, keep_going, resume, waiting
+from engine.runs.record import update_state
+from engine.runs.seats import seat_of, sit
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -92,6 +99,29 @@ def visit(chromium, address: str) -> Iterator[Callable]:
     for context in contexts:
         _leaving(context.close, faults)()
     assert not faults, "\n".join(faults)
+
+
+@pytest.fixture
+def busy(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    """A training that holds every device of this machine; at the end nothing waits, and nothing of this is left."""
+    monkeypatch.chdir(workshop)
+    folder = Folder(SAVES / "busy" / "lora" / "train_1")
+    folder.path.mkdir(parents=True)
+    with folder.lock.open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        seats = [seat_of(device) for device in devices()]
+        update_state(folder, kind="train", status="running", started_at=time.time(), seats=seats)
+        sit(folder, seats)
+        before = set(SAVES.rglob("train_*"))
+        try:
+            yield folder
+        finally:
+            for each in waiting():
+                cancel(each.folder)
+            resume()
+            keep_going(True)
+            for path in {*set(SAVES.rglob("train_*")) - before, folder.path}:
+                shutil.rmtree(path)
 
 
 def _leaving(leave: Callable, faults: list[str]) -> Callable:

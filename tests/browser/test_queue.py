@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import shutil
-import time
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from playwright.sync_api import expect
 
-from engine.catalog.devices import devices
 from engine.runs.folder import SAVES, Folder
-from engine.runs.queue import cancel, keep_going, read_settings, resume, waiting
+from engine.runs.queue import read_settings, waiting
 from engine.runs.read import read_state
-from engine.runs.record import update_state
-from engine.runs.seats import seat_of, sit
 from engine.words import words
 from tests.browser.steps import WRITTEN, add_name, fill
 
 pytestmark = pytest.mark.slow
 SECOND = "zh" if "zh" in WRITTEN else "en"
-
-
-@pytest.fixture
-def busy(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
-    """A training that holds every device of this machine; at the end nothing waits, and nothing of this is left."""
-    monkeypatch.chdir(workshop)
-    folder = Folder(SAVES / "busy" / "lora" / "train_1")
-    folder.path.mkdir(parents=True)
-    with folder.lock.open("wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        seats = [seat_of(device) for device in devices()]
-        update_state(folder, kind="train", status="running", started_at=time.time(), seats=seats)
-        sit(folder, seats)
-        before = set(SAVES.rglob("train_*"))
-        try:
-            yield folder
-        finally:
-            for each in waiting():
-                cancel(each.folder)
-            resume()
-            keep_going(True)
-            for path in {*set(SAVES.rglob("train_*")) - before, folder.path}:
-                shutil.rmtree(path)
 
 
 def in_line() -> list[str]:

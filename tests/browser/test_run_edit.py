@@ -71,7 +71,7 @@ def alive(made) -> Iterator[tuple[Folder, subprocess.Popen]]:
 
 def chosen(page: Page, name: str) -> None:
     open_tab(page, "runs")
-    page.locator(f'[data-run="edited/lora/{name}"] td').first.click()
+    page.locator(f'[data-run="edited/lora/{name}"] td.name').click()
     expect(page.locator("#run-status .run-name")).to_contain_text(name)
 
 

@@ -6,14 +6,20 @@ import csv
 import json
 import math
 import random
+import threading
+import time
+from array import array
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine.runs import progress as progress_module
 from engine.runs import read
 from engine.runs.curves import SETTLED, Curve, rows, write_csv
 from engine.runs.folder import Folder
-from engine.runs.progress import watch
+from engine.runs.progress import Progress, Watch, glance, watch
+from engine.runs.read import read_events
 from engine.runs.record import update_state
 
 
@@ -116,6 +122,18 @@ def test_the_smoothed_line_is_the_field_s_rule_however_it_grew(count):
     assert found == pytest.approx(expected, rel=1e-9)
 
 
+def test_many_points_at_once_are_those_points_one_by_one():
+    chance, one_by_one, at_once = random.Random(9), Curve(), Curve()
+    points = series(4, 3000, 0.002)
+    while points:
+        part, points = points[: (count := chance.randint(0, 40))], points[count:]
+        at_once.extend([step for step, _ in part], [value for _, value in part])
+        for step, value in part:
+            one_by_one.append(step, value)
+        assert same(at_once.view(most=50), one_by_one.view(most=50))
+    assert at_once == one_by_one and at_once.greatest == one_by_one.greatest
+
+
 def test_nothing_that_is_no_number_enters_the_smoothed_line():
     curve = Curve([(1, math.nan), (2, 1.0), (3, math.inf), (4, 2.0)])
     assert [step for step, _ in curve.smoothed()] == [2, 4]
@@ -156,6 +174,124 @@ def test_a_log_that_grows_is_torn_and_goes_on_from_earlier(tmp_path, monkeypatch
         "rewards/margins": (15, 1.5), "eval_loss": (16, 2), "learning_rate": (17, 1e-4), "throughput": (17, 12.5),
         "memory_bytes": (17, 1e9),
     }  # fmt: skip
+
+
+def long_log(chance: random.Random, steps: range) -> str:
+    """Lines of several layouts, as they come: figures that are no numbers, evaluations, phases, warnings, texts."""
+    said = [json.dumps({"phase": "loading", "current": 1, "total": 2}) + "\n"]
+    for step in steps:
+        loss = chance.choice([math.nan, math.inf, None, 3, chance.random(), chance.random(), chance.random()])
+        said.append(line(step, loss=loss, lr=chance.random(), **{"rewards/margins": chance.random(), "note": "x"}))
+        if step % 7 == 0:
+            said.append(line(step, eval_loss=chance.random()))
+        if step % 50 == 0:
+            said.append(json.dumps({"warning": f"w{step % 3}", "facts": {"step": step % 3}}) + "\n")
+        if step % 90 == 0:
+            said.append(json.dumps({"resumed_at": step - 5}) + "\n")
+    return "".join(said)
+
+
+def plainly_read(text: str) -> dict[str, list[tuple[float, float]]]:
+    """The same curves from a loop over all lines."""
+    names = {"loss": "loss", "eval_loss": "eval_loss", "lr": "learning_rate", "rewards/margins": "rewards/margins"}
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for event in map(json.loads, text.splitlines()):
+        for name in names.keys() & event.keys():
+            if event[name] is not None:
+                curves.setdefault(names[name], []).append((event["current_steps"], event[name]))
+        if "resumed_at" in event:
+            curves = {name: [at for at in points if at[0] <= event["resumed_at"]] for name, points in curves.items()}
+    return curves
+
+
+def facts(progress: Progress) -> Progress:
+    """For comparisons: a last loss that is no number does not equal itself."""
+    return replace(progress, loss=None)
+
+
+def as_bits(points) -> bytes:
+    return array("d", [number for point in points for number in point]).tobytes()
+
+
+def test_a_log_that_is_read_in_slices_gives_what_a_plain_loop_gives(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BLOCK_BYTES", 1500)
+    folder = run_folder(tmp_path)
+    text = long_log(random.Random(3), range(1, 1000))
+    folder.events.write_text(text + '{"current_steps": 1000, "lo')  # a torn last line
+    whole, sliced, shares = Watch(folder).update(), Watch(folder), []
+    ahead, between = sliced._ahead, []
+    monkeypatch.setattr(sliced, "_ahead", lambda early: between.append(sliced._latest) or ahead(early))
+    while not shares or shares[-1] < 1:
+        progress = sliced.glance(0)
+        shares.append(progress.share_read)
+        expected = plainly_read(text)
+        assert (progress.step, progress.total_steps) == (999, 99), "its end is known from the beginning"
+        for name, curve in progress.curves.items():  # as far as it is read
+            assert len(curve) <= len(expected[name]) + 5
+    assert not any(seen and seen.is_read for seen in between), "what others take meanwhile"
+    assert len(shares) > 50 and shares == sorted(shares) and shares[0] < 0.1
+    for seen in (whole, progress):
+        assert {name: as_bits(curve) for name, curve in seen.curves.items()} == {
+            name: as_bits(points) for name, points in plainly_read(text).items()
+        }
+    assert facts(progress) == facts(whole) and whole.is_read and len(whole.warnings) == 3
+    least = min(value for _, value in plainly_read(text)["learning_rate"])
+    assert progress.curves["learning_rate"].least[1] == least
+    with folder.events.open("a") as log:
+        log.write('ss": 0.5}\n')
+    assert sliced.glance(0).curves["loss"].last == (1000, 0.5)
+
+
+def test_a_log_written_anew_while_it_is_read_starts_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BLOCK_BYTES", 1500)
+    folder = run_folder(tmp_path)
+    folder.events.write_text(long_log(random.Random(1), range(1, 500)))
+    watched = Watch(folder)
+    assert not watched.glance(0).is_read
+    anew = long_log(random.Random(2), range(1, 900)).replace("loading", "reading")  # longer than what was read
+    folder.events.write_text(anew)
+    while not (progress := watched.glance(0)).is_read:
+        pass
+    assert as_bits(progress.curves["loss"]) == as_bits(plainly_read(anew)["loss"])
+    assert facts(progress) == facts(Watch(folder).update())
+
+
+def test_who_looks_while_another_reads_does_not_wait(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BLOCK_BYTES", 1500)
+    folder = run_folder(tmp_path)
+    folder.events.write_text(long_log(random.Random(1), range(1, 500)))
+    watched, is_reading, may_go_on = Watch(folder), threading.Event(), threading.Event()
+    known = watched.glance(0)
+
+    def slow(*arguments):
+        is_reading.set()
+        assert may_go_on.wait(60)
+        return read_events(*arguments)
+
+    monkeypatch.setattr(progress_module, "read_events", slow)
+    reader = threading.Thread(target=watched.update)
+    reader.start()
+    assert is_reading.wait(60)
+    update_state(folder, status="failed", error={"key": "disk_full", "facts": {}})
+    seen = watched.glance(0)  # for ever, if it waited
+    assert (seen.status, seen.step, seen.share_read) == ("failed", known.step, known.share_read)
+    may_go_on.set()
+    reader.join()
+    assert watched.glance(0).is_read
+
+
+def test_what_was_glanced_at_is_read_to_its_end_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(read, "BLOCK_BYTES", 1500)
+    monkeypatch.setattr(progress_module, "SLICE_S", 0)
+    monkeypatch.setattr(progress_module, "REST_S", 0.001)
+    folder = run_folder(tmp_path)
+    folder.events.write_text(long_log(random.Random(1), range(1, 500)))
+    assert not glance(folder).is_read
+    deadline = time.monotonic() + 60
+    while progress_module._unread:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert facts(glance(folder)) == facts(watch(folder))
 
 
 def test_the_csv_is_the_log(tmp_path):

@@ -44,7 +44,7 @@ from engine.runs.resume import resumed_job, why_not_resumable
 from engine.runs.seats import Wish, occupant, seat_of, wished
 from engine.runs.start import start
 from engine.runs.stop import end_now
-from engine.runs.sweep import changed_job, sweep_jobs
+from engine.runs.sweep import MOST_RUNS, changed_job, job_of, sweep_jobs, values_of
 from terminal.runs import runs
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
@@ -518,6 +518,52 @@ def test_a_sweep_is_every_pair_of_values(job):
     assert refused.value.key == "queue.sweep_too_wide"
 
 
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        ("8, 16,32", ["8", "16", "32"]), ("8,16,", ["8", "16"]), (" cosine ", ["cosine"]), ("", [""]),
+        ("1e-4", ["1e-4"]),
+        ('["q_proj,v_proj", "all"]', ["q_proj,v_proj", "all"]), (" [8, 16]", [8, 16]),
+    ],
+)  # fmt: skip
+def test_values_are_read_as_they_are_typed(text, values):
+    assert values_of(text) == values
+
+
+def test_what_comes_to_the_same_is_one_run(job):
+    assert [each.lora_rank for each in sweep_jobs(job, {"lora_rank": ["8", "08", "16"], "seed": [1, "1"]})] == [8, 16]
+
+
+def test_a_sweep_has_a_limit(job):
+    assert len(sweep_jobs(job, {"lora_rank": range(1, 9), "seed": range(8)})) == MOST_RUNS
+    with pytest.raises(UserError) as refused:
+        sweep_jobs(job, {"lora_rank": range(1, 14), "seed": range(5)})
+    assert refused.value.key == "sweep.too_many" and refused.value.facts["count"] == 65
+    with pytest.raises(UserError) as refused:  # told before the values are looked at
+        sweep_jobs(job, {"seed": ["no number"] * 65})
+    assert refused.value.key == "sweep.too_many"
+
+
+def test_any_training_can_be_done_again_whose_job_can_be_read(job):
+    for number, status in enumerate(("done", "failed", "running", "queued")):
+        folder = Folder(SAVES / f"run{number}")
+        folder.path.mkdir(parents=True)
+        write_job(folder, job, "en")
+        update_state(folder, kind="train", status=status)
+        assert job_of(folder) == job
+    folder.job.write_text("options: [")
+    unknown = "kind: train\noptions: {lora_rnak: 8}\n"
+    for harm in (lambda: None, lambda: folder.job.write_text(unknown), folder.job.unlink):
+        harm()
+        with pytest.raises(UserError) as refused:
+            job_of(folder)
+        assert refused.value.key == "sweep.unreadable"
+    write_job(folder, ChatJob(), "en")
+    with pytest.raises(UserError) as refused:
+        job_of(folder)
+    assert refused.value.key == "queue.only_training"
+
+
 # The terminal
 
 
@@ -575,7 +621,8 @@ def test_ctrl_c_takes_a_waiting_training_out_and_watching_leaves_it(job, capsys,
     [
         (["ad"], "unknown_command"), (["add"], "run_name_missing"), (["add", "nothing"], "run_unknown"),
         (["add", "{run}", "--set"], "flag_without_value"), (["add", "{run}", "--set", "seed"], "queue.set_what"),
-        (["add", "{run}", "--set", "seed=[1"], "queue.set_what"), (["add", "{run}", "more"], "unexpected_word"),
+        (["add", "{run}", "--set", "seed=[1"], "sweep.no_list"), (["add", "{run}", "more"], "unexpected_word"),
+        (["add", "{run}", "--set", "seed=[]"], "sweep.no_list"),
         (["move", "{run}"], "queue.which_place"), (["move", "{run}", "2"], "queue.not_waiting"),
         (["keep_going", "maybe"], "not_a_boolean"), (["cancel"], "run_name_missing"),
         (["cancel", "{run}"], "queue.not_waiting"),
