@@ -124,7 +124,10 @@ def log(folder: Folder | None, language: str) -> str:
 
 
 def size(size_bytes: float | None) -> str:
-    return f"{size_bytes / 1e9:.2f} GB" if size_bytes and size_bytes >= 1e9 else f"{(size_bytes or 0) / 1e6:.0f} MB"
+    count = size_bytes or 0
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
 
 
 def moment(seconds_since_1970: float | None) -> str:
