@@ -21,7 +21,7 @@ from playwright.sync_api import Page, expect
 
 from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
-from engine.runs.read import is_alive, read_events, read_state
+from engine.runs.read import is_alive, read_state
 from engine.runs.start import start
 from engine.runs.stop import end_now
 from engine.words import words
@@ -108,7 +108,8 @@ def free_port() -> int:
 
 def steps_in(folder: Folder) -> list[int]:
     """The steps that have a loss, in the order in which they were written."""
-    return [event["current_steps"] for event in read_events(folder)[0] if "loss" in event]
+    lines = folder.events.read_text(encoding="utf-8").split("\n")[:-1]  # behind the last line break one may be torn
+    return [event["current_steps"] for event in map(json.loads, lines) if "loss" in event]
 
 
 def further(folder: Folder, steps: int) -> None:
