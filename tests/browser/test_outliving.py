@@ -108,7 +108,8 @@ def free_port() -> int:
 
 def steps_in(folder: Folder) -> list[int]:
     """The steps that have a loss, in the order in which they were written."""
-    lines = folder.events.read_text(encoding="utf-8").split("\n")[:-1]  # behind the last line break one may be torn
+    text = folder.events.read_text(encoding="utf-8") if folder.events.is_file() else ""
+    lines = text.split("\n")[:-1]  # behind the last line break one may be torn
     return [event["current_steps"] for event in map(json.loads, lines) if "loss" in event]
 
 
