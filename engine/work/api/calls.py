@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from engine.catalog.rendering import named_template
@@ -51,15 +52,13 @@ def format_of(job: ChatJob, render: Render) -> ToolFormat:
 def written_format(render: Render) -> ToolFormat | None:
     """The format that reads a call exactly as the template has written it; None: none does."""
     try:
-        before = render([_QUESTION], [_TOOL], True)
         answered = render([_QUESTION, _ANSWER], [_TOOL], False)
         called = render([_QUESTION, _CALLING], [_TOOL], False)
     except UserError:
         return None  # it refuses calls
-    if not called.startswith(before):
-        return None
+    same = os.path.commonprefix([answered, called])
     end = answered.rpartition(_ANSWER["content"])[2]
-    text = called.removeprefix(before).removesuffix(end)
+    text = called.removeprefix(same).removesuffix(end)
     formats = map(find_tool_format, tool_format_names())
     return next((each for each in formats if calls_in(text, each) == [_PROBE]), None)
 

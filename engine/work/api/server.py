@@ -76,7 +76,7 @@ class Guard:
             host = request.url.hostname or ""
             return None if is_loopback(host) else ApiError("api.host", status=403, host=host)
         word, _, shown = request.headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(shown.strip().encode("utf-8"), self._key)
+        is_right = hmac.compare_digest(shown.strip().encode("latin-1"), self._key)  # its bytes as sent
         if word.lower() == "bearer" and is_right:
             return None
         return ApiError("api.wrong_key", status=401, code="invalid_api_key")
