@@ -171,6 +171,11 @@ def test_every_format_is_read_back_from_what_its_template_writes(name, size):
     reader = CallReader(tool_format)
     shown = "".join(reader.add(piece) for piece in cut(text, size))
     assert (shown, *reader.finish()) == ("", "", [CALL])
+    thinking = CallReader(tool_format)
+    thought = f"<think>\nI could say {tool_format.opening} here.\n</think>"
+    shown = "".join(thinking.add(piece) for piece in cut(thought + "\n\n" + text, size))
+    rest, found = thinking.finish()
+    assert (shown + rest, found) == (thought, [CALL])
     plain = CallReader(tool_format)
     said = "".join(plain.add(piece) for piece in cut("It is <b>warm</b>. \n", size))
     rest, found = plain.finish()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from itertools import takewhile
 
 from engine.catalog.rendering import named_template
 from engine.catalog.tool_formats import Call, ToolFormat, calls_in, find_tool_format, tool_format_names
@@ -13,6 +13,9 @@ from engine.work.api.errors import ApiError
 
 Render = Callable[..., str]
 """(messages, tools, add_generation_prompt) → text."""
+
+THOUGHT_END = "</think>"
+"""What every model that thinks before it speaks writes behind its thought."""
 
 _PROBE = Call("lookup_place", {"place": "Paris"})
 _QUESTION = {"role": "user", "content": "question"}
@@ -56,11 +59,16 @@ def written_format(render: Render) -> ToolFormat | None:
         called = render([_QUESTION, _CALLING], [_TOOL], False)
     except UserError:
         return None  # it refuses calls
-    same = os.path.commonprefix([answered, called])
+    opening = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(answered, called, strict=False)))
     end = answered.rpartition(_ANSWER["content"])[2]
-    text = called.removeprefix(same).removesuffix(end)
+    text = _spoken(called[opening:].removesuffix(end))
     formats = map(find_tool_format, tool_format_names())
     return next((each for each in formats if calls_in(text, each) == [_PROBE]), None)
+
+
+def _spoken(text: str) -> str:
+    """An answer without its thought, in which calls may be thought about."""
+    return text.rpartition(THOUGHT_END)[2]
 
 
 class CallReader:
@@ -76,8 +84,8 @@ class CallReader:
         """What may be shown now."""
         self._text += text
         opening = self._format.opening
-        if not opening:
-            return ""  # only a whole answer can be a call
+        if not opening:  # only a whole answer can be a call
+            return self._pass_on(len(self._text) - len(_spoken(self._text)))
         at = self._text.find(opening)
         if at < 0:
             half = max((n for n in range(1, len(opening)) if self._text.endswith(opening[:n])), default=0)
@@ -86,9 +94,12 @@ class CallReader:
 
     def finish(self) -> tuple[str, list[Call]]:
         """What is left to show, and the calls; text that only looked like one is shown."""
-        calls = calls_in(self._text, self._format)
+        spoken = len(self._text) - len(_spoken(self._text))
+        calls = calls_in(self._text[spoken:], self._format)
         if calls:
-            return "", calls[:1] if self._one_call else calls
+            begins = max(self._text.find(self._format.opening, spoken), spoken)
+            shown = self._pass_on(len(self._text[:begins].rstrip()))  # a thought may hold what looks like a call
+            return shown, calls[:1] if self._one_call else calls
         return self._pass_on(len(self._text)), []
 
     def _pass_on(self, end: int) -> str:
