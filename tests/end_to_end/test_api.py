@@ -5,20 +5,24 @@ A tiny random model where numbers are compared, in float32; the bundled one, and
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import openai
 import psutil
 import pytest
 
+from engine.catalog.templates import find_template
 from tests.conftest import PROJECT
 
 LOAD_S = 300
@@ -209,6 +213,41 @@ def test_a_door_that_cannot_be_opened_is_told(tiny_model, tmp_path):
     with serving(tmp_path, "--model_name_or_path", str(tiny_model)) as (_, url):
         taken = tried("--api_port", re.search(r":(\d+)/", url)[1])
     assert taken.returncode == 1 and "api_port" in taken.stderr and "Traceback" not in taken.stderr
+
+
+VLLM = """
+import json, os, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Told(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"words": sys.argv[1:], "key": os.environ.get("VLLM_API_KEY")}).encode())
+
+said = dict(zip(sys.argv[1:], sys.argv[2:]))
+HTTPServer((said["--host"], int(said["--port"])), Told).serve_forever()
+"""
+
+
+def test_vllm_is_started_told_all_and_ended(tiny_model, tmp_path):
+    """A stand-in takes its place: a module of its name that only repeats what it was told."""
+    package = tmp_path / "stand_in" / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent, package.parent.parent):
+        (folder / "__init__.py").touch()
+    (package / "api_server.py").write_text(VLLM)
+    options = ("--model_name_or_path", str(tiny_model), "--infer_backend", "vllm", "--template", "qwen")
+    environment = {"PYTHONPATH": str(tmp_path / "stand_in"), "API_KEY": "sesame", "API_MODEL_NAME": "demo"}
+    with serving(tmp_path, *options, **environment) as (server, url):
+        told = json.loads(urllib.request.urlopen(url).read())
+        processes = psutil.Process(server.pid).children(recursive=True)
+        assert len(processes) >= 2
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+    words = dict(pairwise(told["words"]))
+    assert words["--model"] == str(tiny_model) and words["--served-model-name"] == "demo" and told["key"] == "sesame"
+    assert words["--tool-call-parser"] == "hermes"
+    assert Path(words["--chat-template"]).read_text() == find_template("qwen").chat_template
 
 
 @pytest.mark.slow

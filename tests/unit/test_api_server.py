@@ -298,7 +298,11 @@ def test_the_key_is_asked_for(opened, model):
 def test_pages_of_a_browser_are_not_let_in(opened, model):
     url = opened()
     assert raw(url, "GET", "/v1/models", Host="evil.example")[0] == 403
-    assert raw(url, "GET", "/v1/models", Host="localhost:1")[0] == 200
+    assert (
+        raw(url, "GET", "/v1/models", Host="localhost:1")[0] == raw(url, "GET", "/v1/models", Host="[::1]:1")[0] == 200
+    )
+    for odd in ("", "[", "localhost.evil.example", "evil.example:127.0.0.1", "x@localhost.example"):
+        assert raw(url, "GET", "/v1/models", Host=odd)[0] in (400, 403)
     body = json.dumps(ASK)
     status, headers, _ = raw(url, "POST", "/v1/chat/completions", body, **{"Content-Type": "text/plain"})
     assert status == 415 and model.answers == 0

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -70,16 +71,24 @@ class Guard:
         await (_refusal(problem, self._language) if problem else self._inner)(scope, receive, send)
 
     def _problem(self, request: Request) -> ApiError | None:
-        if request.url.path in OPEN:
+        if request.scope["path"] in OPEN:
             return None
         if self._key is None:
-            host = request.url.hostname or ""
+            host = _host_in(request.headers.get("host", ""))
             return None if is_loopback(host) else ApiError("api.host", status=403, host=host)
         word, _, shown = request.headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(shown.strip().encode("latin-1"), self._key)  # its bytes as sent
         if word.lower() == "bearer" and is_right:
             return None
         return ApiError("api.wrong_key", status=401, code="invalid_api_key")
+
+
+def _host_in(header: str) -> str:
+    """By which name a request calls this machine, without the port."""
+    try:
+        return urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return header  # no name at all
 
 
 class _Rooms:
@@ -222,7 +231,7 @@ def _as_told(request: Request, error: Exception) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
-        return ApiError("api.no_such_path", status=error.status_code, method=request.method, path=request.url.path)
+        return ApiError("api.no_such_path", status=error.status_code, method=request.method, path=request.scope["path"])
     return ApiError("api.failed", status=500, detail=f"{type(error).__name__}: {error}")
 
 
