@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from engine.errors import UserError
 from engine.options.jobs import ApiJob
 from engine.runs.record import Recorder
 from engine.work.__main__ import explain
-from engine.work.api.answering import Event, answer
+from engine.work.api.answering import Ended, Event, answer
 from engine.work.api.asked import Asked
 from engine.work.api.errors import ApiError, api_error
 from engine.work.chat import for_chat
@@ -34,6 +35,7 @@ class Ask:
         self.asked = asked
         self.events: asyncio.Queue[Event | ApiError] = asyncio.Queue()
         self.is_left = threading.Event()
+        self.since = time.monotonic()
         self._loop = asyncio.get_running_loop()
 
     def tell(self, event: Event | ApiError) -> None:
@@ -104,6 +106,9 @@ def _step(ask: Ask, steps: Iterator[Event | None], model: Any) -> bool:
         ask.tell(ApiError(found["key"], status=500, **found["facts"]))
         model.recover()
         return False
+    if isinstance(event, Ended):  # the log says how much, never what
+        seconds = time.monotonic() - ask.since
+        print(f"Answered: {event.prompt_tokens} + {event.completion_tokens} tokens, {seconds:.1f} s after it was asked")
     if event is not None:
         ask.tell(event)
     return True
