@@ -137,15 +137,19 @@ def test_prompts_are_texts_or_tokens():
 # Steering
 
 
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("kind", ["llama.cpp", "torch"])
 def test_penalties_biases_and_log_probabilities(kind):
+    """On a tensor's row, and on the view into llama.cpp's candidates that llama-cpp-python hands out."""
     raw = np.array([2.0, 1.0, 0.5, -1.0], np.float32)
     steering = Steering(presence=0.5, frequency=0.25, bias={3: 4.0}, looks=True)
     for token in (0, 2, 0):
         steering.note(token)
-    row = pytest.importorskip("torch").tensor(raw) if kind == "torch" else raw.copy()
+    candidates = np.recarray(4, np.dtype([("id", np.intc), ("logit", np.single), ("p", np.single)], align=True))
+    candidates.logit[:] = raw
+    row = pytest.importorskip("torch").tensor(raw) if kind == "torch" else candidates.logit
     assert steering.steer(row) is row
-    assert np.allclose(np.asarray(row), [2.0 - 0.5 - 0.5, 1.0, 0.5 - 0.5 - 0.25, 3.0])
+    changed = candidates.logit if kind == "llama.cpp" else row
+    assert np.allclose(np.asarray(changed), [2.0 - 0.5 - 0.5, 1.0, 0.5 - 0.5 - 0.25, 3.0])
     expected = np.log(np.exp(raw.astype(float)) / np.exp(raw.astype(float)).sum())
     assert [steering.logp(token) for token in range(4)] == pytest.approx(expected.tolist())
     assert steering.likeliest(2) == [0, 1]
