@@ -81,6 +81,7 @@ class TransformersModel:
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.device = str(model.device)
         self.holds_many = True  # answers at once: each has a cache of its own
+        self._added = frozenset(tokenizer.added_tokens_decoder)
         self.vocabulary_size = int(model.config.get_text_config().vocab_size)
         self.context_length: int = longest(model.config.get_text_config()) or 2**31
 
@@ -113,7 +114,7 @@ class TransformersModel:
     def bytes_of(self, token: int) -> bytes:
         """What one token stands for, which may be a part of a character."""
         text = self._tokenizer.convert_ids_to_tokens(token) or ""
-        if token in self._tokenizer.added_tokens_decoder:
+        if token in self._added:
             return text.encode("utf-8")
         if self._has_byte_letters and all(letter in _BYTES for letter in text):
             return bytes(_BYTES[letter] for letter in text)
