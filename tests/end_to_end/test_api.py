@@ -26,6 +26,8 @@ from engine.catalog.templates import find_template
 from tests.conftest import PROJECT
 
 LOAD_S = 300
+HALF = "\ufffd"
+"""What half a character is decoded to; a random model writes such."""
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -100,10 +102,10 @@ def test_log_probabilities_and_usage_are_those_of_a_forward_pass(tiny, reference
     answer = ask(tiny, temperature=1.3, top_p=0.9, seed=3, logprobs=True, top_logprobs=3)
     prompt = tokenizer.apply_chat_template(FRANCE, add_generation_prompt=True, return_dict=True)["input_ids"]
     content = answer.choices[0].logprobs.content
-    said = b"".join(bytes(each.bytes) for each in content)
-    assert said.decode() == answer.choices[0].message.content
     ids = [tokenizer.convert_tokens_to_ids(_letters(bytes(each.bytes))) for each in content]
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(prompt), len(ids)) == (len(prompt), 12)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    assert text.rstrip(HALF) == answer.choices[0].message.content.rstrip(HALF)
     with torch.no_grad():
         logps = model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
     for number, each in enumerate(content):
@@ -130,12 +132,12 @@ def test_penalties_and_biases_are_as_openai_defines_them(tiny, reference):
             for token, amount in bias.items():
                 logits[token] += amount
             ids.append(int(logits.argmax()))
-        return tokenizer.decode(ids, skip_special_tokens=True)
+        return tokenizer.decode(ids, skip_special_tokens=True).rstrip(HALF)
 
     found = []
     for presence, frequency, bias in ((0, 0, {}), (2, 0, {}), (0, 0.05, {}), (-1, 0, {}), (0.1, 0.01, {42: 100})):
         given = {"presence_penalty": presence, "frequency_penalty": frequency, "logit_bias": bias}
-        found.append(ask(tiny, temperature=0, **given).choices[0].message.content)
+        found.append(ask(tiny, temperature=0, **given).choices[0].message.content.rstrip(HALF))
         assert found[-1] == by_hand(presence, frequency, bias), given
     assert len(set(found)) > 2
 
@@ -148,13 +150,12 @@ def test_plain_texts_are_continued(tiny, reference):
     assert text.usage.prompt_tokens == len(ids) and text.usage.completion_tokens == 8
     assert tiny.completions.create(prompt=ids, **given).choices[0].text == text.choices[0].text
     found = text.choices[0].logprobs
-    assert "".join(found.tokens) == text.choices[0].text
-    assert [
-        text.choices[0].text[at:].startswith(word) for at, word in zip(found.text_offset, found.tokens, strict=True)
-    ]
-    assert all(
-        max(likeliest.values()) == own for likeliest, own in zip(found.top_logprobs, found.token_logprobs, strict=True)
-    )
+    if HALF not in "".join(found.tokens):
+        assert "".join(found.tokens) == text.choices[0].text
+        starts = zip(found.text_offset, found.tokens, strict=True)
+        assert all(text.choices[0].text[at:].startswith(word) for at, word in starts)
+    both = zip(found.top_logprobs, found.token_logprobs, strict=True)
+    assert all(max(likeliest.values()) == own for likeliest, own in both)  # it is greedy
     chunks = list(tiny.completions.create(prompt=ids, **given, stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == text.choices[0].text
     assert [token for chunk in chunks for token in chunk.choices[0].logprobs.tokens] == found.tokens
