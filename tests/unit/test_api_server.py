@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import shlex
 import socket
 import threading
 import time
@@ -15,8 +16,13 @@ import uvicorn
 
 from engine.catalog.rendering import Renderer, named_template
 from engine.options.jobs import ApiJob
+from engine.runs.folder import Folder
+from engine.runs.read import read_state
+from engine.runs.record import Recorder, StopRequested, update_state, write_job
+from engine.work.api import job as worker
 from engine.work.api.line import Line, serve
 from engine.work.api.server import application
+from terminal.api import _introduce
 
 ASK = {"model": "scripted", "messages": [{"role": "user", "content": "Hi"}]}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
@@ -359,6 +365,41 @@ def test_a_client_that_leaves_ends_its_answer_and_frees_its_place(opened, model)
     model.gate.release(1000)
     assert client.chat.completions.create(**ASK).choices[0].message.content == "a" * 50
     assert model.answers == 2 and model.given <= 4 + 50
+
+
+def test_the_worker_says_where_it_serves_and_the_terminal_how_to_ask(model, tmp_path, monkeypatch, capsys):
+    """The worker's own code, in a thread, with the model from the script."""
+    monkeypatch.setenv("API_KEY", "sesame")
+    monkeypatch.setattr(worker, "load", lambda job, recorder: (model, {"device": "none"}))
+    monkeypatch.setattr(worker, "warm_up", lambda model, job: None)
+    folder, job = Folder(tmp_path), ApiJob(api_port=0, api_model_name="scripted", template="qwen")
+    write_job(folder, job, "ko")
+    update_state(folder, kind="api", status="running", pid=None)
+    ended = []
+
+    def work():
+        with pytest.raises(StopRequested):
+            worker.run(job, Recorder(folder))
+        ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        wait_for(lambda: read_state(folder).result.get("ready"))
+        _introduce(folder, "en")
+        said = capsys.readouterr().out
+        assert said.splitlines()[0].endswith("/v1") and "scripted" in said and "API_KEY" in said
+        assert "sesame" not in said + "".join(path.read_text() for path in tmp_path.iterdir() if path.is_file())
+        words = shlex.split(said.partition("curl ")[2].partition("\n\n")[0].replace("\\\n", " "))
+        body = json.loads(words[words.index("-d") + 1])
+        client = client_of(words[0].removesuffix("/chat/completions"), "sesame")
+        assert client.chat.completions.create(**body).choices[0].message.content == "Hello world!"
+        message = refused(openai.NotFoundError, lambda: client.models.retrieve("x"))
+        assert "모델" in message  # in the language of who started it
+    finally:
+        folder.stop_request.touch()
+        thread.join(10)
+    assert ended
 
 
 def is_let_in(url):

@@ -19,6 +19,11 @@ from engine.work.api.line import Line, serve
 from engine.work.api.server import application
 from engine.work.chat import for_chat, load, warm_up
 
+BACKLOG = 128
+CUT_OFF_S = 1
+"""How long who is being answered when the server ends may keep the connection."""
+LEAVING_S = 3.0
+
 
 def run(job: ApiJob, recorder: Recorder) -> dict[str, Any]:
     """Load a model and serve it until the worker is ended. Never returns of itself."""
@@ -36,13 +41,21 @@ def run(job: ApiJob, recorder: Recorder) -> dict[str, Any]:
         recorder.check_stop()
         name, line = served_name(job), Line(job.api_max_waiting + job.api_at_once)
         app = application(line, name, key_in(os.environ), read_language(recorder.folder))
-        server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none")
-        )
-        threading.Thread(target=server.run, args=([listening],), daemon=True).start()
+        settings = uvicorn.Config(
+            app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+            timeout_graceful_shutdown=CUT_OFF_S,
+        )  # fmt: skip
+        server = uvicorn.Server(settings)
+        open_door(job, listening)
+        web = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        web.start()
         recorder.state(result={"ready": True, "url": url_of(job, listening), "name": name, **facts})
         recorder.phase("ready")
-        serve(model, line, job, recorder)
+        try:
+            serve(model, line, job, recorder)
+        finally:
+            server.should_exit = True
+            web.join(LEAVING_S)
 
 
 def bound(job: ApiJob) -> socket.socket:
@@ -57,8 +70,20 @@ def bound(job: ApiJob) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except OSError as error:
-        raise UserError("api.no_door", host=job.api_host, port=job.api_port, detail=error.strerror or error) from error
+        raise _no_door(job, error) from error
     return listening
+
+
+def open_door(job: ApiJob, listening: socket.socket) -> None:
+    """From here on nobody who asks is turned away. Raises: UserError, if another server was faster at this port."""
+    try:
+        listening.listen(BACKLOG)
+    except OSError as error:
+        raise _no_door(job, error) from error
+
+
+def _no_door(job: ApiJob, error: OSError) -> UserError:
+    return UserError("api.no_door", host=job.api_host, port=job.api_port, detail=error.strerror or error)
 
 
 def url_of(job: ApiJob, listening: socket.socket) -> str:
