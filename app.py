@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
-JOB_COMMANDS = ("train", "preflight", "export", "gguf", "chat", "webui")
+JOB_COMMANDS = ("train", "preflight", "export", "gguf", "chat", "api", "webui")
 COMMANDS = (*JOB_COMMANDS, "runs", "data", "env")
 SAME = {"version": "env"}
 """Words that commands for LLaMA-Factory use for one of ours."""
-NOT_HERE = ("eval", "api", "webchat")
+NOT_HERE = ("eval", "webchat")
 """Words of it that are not built, each with a sentence of its own."""
 
 
@@ -59,6 +59,12 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         from engine.runs.launch import words_from_environment
 
         arguments = [*words_from_environment(os.environ, devices), *arguments]
+    if command == "api":
+        import os
+
+        from engine.runs.api import words_from_environment
+
+        arguments = [*words_from_environment(os.environ), *arguments]
     job, warnings = parse(job_type, arguments)
     for warning in warnings:
         print(warning.text(language), file=sys.stderr)
@@ -74,6 +80,10 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         from terminal.chat import chat
 
         return chat(job, language)
+    if command == "api":
+        from terminal.api import api
+
+        return api(job, language)
     from terminal.watch import start_and_watch
 
     return start_and_watch(job, language)

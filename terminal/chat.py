@@ -25,14 +25,14 @@ def chat(job: ChatJob, language: str) -> int:
     """
     folder = load(job, language, owner_pid=os.getpid())
     try:
-        _show_loading(folder, language)
+        show_loading(folder, language)
         if job.prompt is not None:
             _say([{"role": "user", "content": job.prompt}], folder)
             return 0
         return _converse(folder, language)
     except UserError as error:
-        _note(error.text(language))
-        _note(words("cli.log_is_in", language, path=folder.log))
+        note(error.text(language))
+        note(words("cli.log_is_in", language, path=folder.log))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -42,19 +42,19 @@ def chat(job: ChatJob, language: str) -> int:
 
 def _converse(folder: Folder, language: str) -> int:
     """Answer line by line, until ``exit``, the end of the input, or Ctrl-C while nothing is being answered."""
-    _note(words("chat.hint", language))
+    note(words("chat.hint", language))
     messages: list[dict[str, Any]] = []
     while True:
         try:
             line = _ask(words("chat.you", language)).strip()
         except (EOFError, KeyboardInterrupt):
-            _note("")
+            note("")
             return 0
         if line in ("exit", "quit"):
             return 0
         if line == "clear":
             messages = []
-            _note(words("chat.cleared", language))
+            note(words("chat.cleared", language))
         elif line:
             messages = _turn([*messages, {"role": "user", "content": line}], folder, language)
 
@@ -66,11 +66,11 @@ def _turn(messages: list[dict[str, Any]], folder: Folder, language: str) -> list
     except UserError as error:
         if read_state(folder).has_ended:
             raise
-        _note(error.text(language))
+        note(error.text(language))
         return messages[:-1]
     if last is not None:
         speed = f"{last.tokens / last.seconds:.1f}" if last.seconds else "?"
-        _note(words("chat.speed", language, tokens=last.tokens, speed=speed))
+        note(words("chat.speed", language, tokens=last.tokens, speed=speed))
     return [*messages, {"role": "assistant", "content": text}]
 
 
@@ -94,14 +94,14 @@ def _say(messages: list[dict[str, Any]], folder: Folder) -> tuple[str, Piece | N
     return text, last
 
 
-def _show_loading(folder: Folder, language: str) -> None:
+def show_loading(folder: Folder, language: str) -> None:
     """Say on the standard error what the worker is doing, until it can answer."""
     said = None
     while not is_ready(folder):
         phase = watch(folder).phase
         if phase and phase.name != said:
             said = phase.name
-            _note(words(f"phases.{said}", language) + " …")
+            note(words(f"phases.{said}", language) + " …")
         try:
             wait_until_ready(folder, LOADING_INTERVAL_S)
         except UserError as error:
@@ -116,5 +116,5 @@ def _ask(prompt: str) -> str:
     return input()
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -41,6 +41,7 @@ class ToolFormat:
             Python writes them, or ``name`` and ``arguments`` one call.
         arguments_key: what an object calls its arguments.
         is_repeated: each match is one call; else the first match holds all of them.
+        opening: what every call begins with, wherever in an answer; "" where only a whole answer can be a call.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ToolFormat:
     pattern: str
     arguments_key: str = "arguments"
     is_repeated: bool = False
+    opening: str = ""
 
 
 def tool_format_names() -> list[str]:
@@ -71,6 +73,7 @@ def find_tool_format(name: str) -> ToolFormat:
         extract["pattern"],
         extract.get("arguments", "arguments"),
         extract.get("repeated", False),
+        extract.get("opening", ""),
     )
 
 

@@ -16,7 +16,7 @@ from engine.options.optimizers import Optimizers
 from engine.options.preference import Preference
 from engine.options.preflight import Preflight
 from engine.options.reinforcement import Reinforcement
-from engine.options.serve import Serve
+from engine.options.serve import Api, Serve
 from engine.options.tracking import Tracking
 from engine.options.training import Training
 from engine.options.tuning import Freeze, Lora, Oft, Tuning
@@ -47,6 +47,16 @@ class ChatJob(Model, Chat, Generation, Quantization):
     kind: ClassVar[str] = "chat"
 
 
+class ApiJob(ChatJob, Api):
+    """Hold a model and answer other programs, as OpenAI's API does."""
+
+    kind: ClassVar[str] = "api"
+
+    @classmethod
+    def groups(cls) -> tuple[type[Options], ...]:
+        return (*ChatJob.groups(), Api)
+
+
 class ExportJob(Model, Export):
     """Merge adapters into their base model."""
 
@@ -72,5 +82,5 @@ class ServeJob(Serve):
 
 
 JOBS: dict[str, type[Options]] = {
-    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ExportJob, GgufJob, DataJob, ServeJob)
+    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ApiJob, ExportJob, GgufJob, DataJob, ServeJob)
 }

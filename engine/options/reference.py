@@ -13,7 +13,7 @@ import yaml
 
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, ExportJob, TrainJob
+from engine.options.jobs import ApiJob, ChatJob, ExportJob, TrainJob
 from engine.options.yaml_text import read_value
 
 ANY = "any"
@@ -58,6 +58,8 @@ def missing_problem(name: str, value: Any) -> Problem:
 
 def in_our_words(job_type: type[Options], values: dict[str, Any]) -> dict[str, Any]:
     """The same values under our names, where ours differ."""
+    if job_type is ApiJob and values.get("infer_backend") == "vllm":
+        return {"api_engine": "vllm"} | {name: value for name, value in values.items() if name != "infer_backend"}
     if not issubclass(job_type, TrainJob):
         return values
     values = dict(values)
@@ -73,7 +75,7 @@ def in_our_words(job_type: type[Options], values: dict[str, Any]) -> dict[str, A
 
 def is_for_training(job_type: type[Options], name: str) -> bool:
     """Whether a chat or an export is told something about the training before it, which changes nothing by then."""
-    if job_type not in (ChatJob, ExportJob) or name in job_type.model_fields:
+    if job_type not in (ChatJob, ApiJob, ExportJob) or name in job_type.model_fields:
         return False
     about_model = ("model", "quantization")  # new tokens come with the adapter
     return any(name in group.model_fields for group in TrainJob.groups() if group.__name__.lower() not in about_model)

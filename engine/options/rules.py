@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
+from engine.options.jobs import ApiJob, ChatJob, ExportJob, GgufJob, TrainJob
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
 from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
 from engine.options.rules_stages import TRAIN_RULES as STAGE_RULES
@@ -109,6 +109,10 @@ def chat_has_model(job: ChatJob) -> Problem | None:
     return None if job.gguf or job.model_name_or_path else Problem("model_missing", "model_name_or_path")
 
 
+def api_has_no_prompt(job: ApiJob) -> Problem | None:
+    return None if job.prompt is None else Problem("api.prompt", "prompt", is_warning=True)
+
+
 RULES: dict[type[Options], tuple[Rule, ...]] = {
     TrainJob: (
         train_needs_do_train, model_is_named, train_needs_dataset, one_precision, prompt_or_history,
@@ -119,6 +123,7 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named,),
     ChatJob: (chat_has_model, *CHAT_RULES),
+    ApiJob: (chat_has_model, api_has_no_prompt, *CHAT_RULES),
 }  # fmt: skip
 
 

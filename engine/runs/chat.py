@@ -65,7 +65,8 @@ def loaded() -> Folder | None:
 
 def is_ready(folder: Folder) -> bool:
     state = read_state(folder)
-    return state.status == "running" and bool(state.result.get("ready")) and folder.address.is_file()
+    has_door = state.kind == "api" or folder.address.is_file()
+    return state.status == "running" and bool(state.result.get("ready")) and has_door
 
 
 def wait_until_ready(folder: Folder, timeout_s: float) -> None:
@@ -77,7 +78,7 @@ def wait_until_ready(folder: Folder, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_ready(folder):
         if read_state(folder).has_ended:
-            raise _failure(folder)
+            raise failure(folder)
         if time.monotonic() > deadline:
             raise UserError("chat.not_ready", seconds=round(timeout_s))
         time.sleep(INTERVAL_S)
@@ -102,7 +103,7 @@ def answer(
             try:
                 reply = json.loads(connection.recv_bytes())
             except (EOFError, OSError) as error:
-                raise _failure(folder) from error
+                raise failure(folder) from error
             if "error" in reply:
                 raise UserError(reply["error"]["key"], **reply["error"]["facts"])
             piece = Piece(**reply)
@@ -137,14 +138,14 @@ def _connect(folder: Folder) -> Connection:
         address = json.loads(folder.address.read_text(encoding="utf-8"))
         return Client((address["host"], address["port"]), authkey=bytes.fromhex(address["key"]))
     except (OSError, EOFError, AuthenticationError) as error:
-        raise _failure(folder) from error
+        raise failure(folder) from error
 
 
 def _send(connection: Connection, message: dict[str, Any]) -> None:
     connection.send_bytes(json.dumps(message).encode("ascii"))
 
 
-def _failure(folder: Folder) -> UserError:
+def failure(folder: Folder) -> UserError:
     """Why a worker cannot be spoken to: what it has recorded itself, else that it is loading, ended, or was killed."""
     state = read_state(folder)
     if state.error:

@@ -143,6 +143,7 @@ def _names(folder: Folder, kind: str) -> tuple[set[str], set[str]]:
     )  # fmt: skip
     of_kind = {
         "chat": (folder.address,),
+        "api": (folder.chat_template,),
         "data": (folder.report, folder.findings, folder.lengths, folder.rejects, folder.clean),
     }
     trained = (folder.training_args, folder.results, folder.loss_plot, folder.card, folder.ladder)

@@ -79,6 +79,11 @@ class Folder:
         return self.path / "address.json"
 
     @property
+    def chat_template(self) -> Path:
+        """The chat template that a server was started with, where that is not the model's own; Jinja."""
+        return self.path / "chat_template.jinja"
+
+    @property
     def training_args(self) -> Path:
         """The options of a training run as plain YAML that ``train`` takes as it is."""
         return self.path / "training_args.yaml"

@@ -114,7 +114,7 @@ def folder_for(job: Options) -> Folder:
             return Folder(Path(job.output_dir))
         return new_folder("train", job.model_name_or_path, job.finetuning_type)
     if isinstance(job, ChatJob):
-        return new_folder("chat", job.gguf or job.model_name_or_path, "chat")
+        return new_folder(job.kind, job.gguf or job.model_name_or_path, "chat")
     if isinstance(job, ExportJob | GgufJob):
         return new_folder(job.kind, job.model_name_or_path, job.kind)
     if isinstance(job, DataJob):

@@ -27,6 +27,7 @@ from engine.runs.chat import Piece
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
 from engine.work.__main__ import explain
+from engine.work.answers import room_for, said
 from engine.work.imports import lean_imports
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
@@ -39,7 +40,7 @@ def run(job: ChatJob, recorder: Recorder) -> dict[str, Any]:
         model, facts = load(job, recorder)
         warm_up(model, job)
     except Exception as error:
-        raise _for_chat(error) from error
+        raise for_chat(error) from error
     recorder.check_stop()
     with Door(recorder.folder) as door:
         recorder.state(result={"ready": True, **facts})
@@ -89,7 +90,7 @@ def answer(model: Any, request: Request, job: ChatJob) -> None:
             request.replies.put(asdict(piece))
     except Exception as error:
         traceback.print_exc()
-        request.replies.put({"error": explain(_for_chat(error))})
+        request.replies.put({"error": explain(for_chat(error))})
         model.recover()
 
 
@@ -107,62 +108,23 @@ def pieces(
     """
     started = time.monotonic()
     prompt = [] if is_stopped() else model.encode(messages, job)
-    room = model.context_length - len(prompt)
-    if room < 1:
-        raise UserError("chat.context_overflow", tokens=len(prompt), context=model.context_length)
-    limit = min(job.max_new_tokens, room)
-    template = named_template(job)
-    reader, stop_words = model.reader(), StopWords(template.stop if template else ())
-    count = 0
+    limit = min(job.max_new_tokens, room_for(prompt, model))
 
-    def piece(text: str, reason: str | None = None) -> Piece:
+    def piece(text: str, reason: str | None = None, count: int = 0) -> Piece:
         return Piece(text, reason is not None, reason, count, round(time.monotonic() - started, 3), len(prompt))
 
     if is_stopped():
         yield piece("", "stopped")
         return
-    text, reason = "", "stop"
-    for token in model.tokens(prompt, job):
-        count += 1
-        text = stop_words.add(reader.add(token))
-        if stop_words.is_found:
-            break
-        if is_stopped() or count == limit:
-            reason = "stopped" if is_stopped() else "length"
-            break
-        if text:
-            yield piece(text)
-        text = ""
-    if not stop_words.is_found:
-        text += stop_words.add(reader.finish()) + stop_words.finish()
-    yield piece(text, reason)
+    for each in said(model, prompt, job, limit, stop_words(job), is_stopped):
+        if each.text or each.reason:
+            yield piece(each.text, each.reason, each.count)
 
 
-class StopWords:
-    """Passes text on until one of some words, whose possible beginnings it keeps back.
-
-    For a chat template whose end of a turn is no single token of this model, so that only its text can tell.
-    """
-
-    def __init__(self, words: tuple[str, ...]) -> None:
-        self._words = words
-        self._kept = ""
-        self.is_found = False
-
-    def add(self, text: str) -> str:
-        """What is certain to be no stop word; nothing after one."""
-        text, self._kept = self._kept + text, ""
-        found = [at for at in (text.find(word) for word in self._words) if at >= 0]
-        if found:
-            self.is_found = True
-            return text[: min(found)]
-        longest = max((n for word in self._words for n in range(1, len(word)) if text.endswith(word[:n])), default=0)
-        self._kept = text[len(text) - longest :]
-        return text[: len(text) - longest]
-
-    def finish(self) -> str:
-        """What was kept back in vain."""
-        return self._kept
+def stop_words(job: ChatJob) -> tuple[str, ...]:
+    """What ends a turn, for a chat template whose end is no single token of this model, so that only text can tell."""
+    template = named_template(job)
+    return template.stop if template else ()
 
 
 @dataclass
@@ -267,7 +229,7 @@ def _write_secret(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _for_chat(error: Exception) -> Exception:
+def for_chat(error: Exception) -> Exception:
     """Out of memory has other remedies in a chat than in a training."""
     found = explain(error)
     return UserError("chat.out_of_memory", **found["facts"]) if found["key"] == "out_of_memory" else error

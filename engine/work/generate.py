@@ -6,12 +6,15 @@ It does not know who asks: sampling comes from the options, everything else from
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch.nn import functional
 from transformers import (
+    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
@@ -29,6 +32,7 @@ from engine.runs.record import Recorder
 from engine.work.download import local_model
 from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
 from engine.work.rope import longest
+from engine.work.steering import Steering
 
 FEW_ROWS = 8
 """Below so many rows, a product with bfloat16 weights is limited by memory, and the CPU's own is the fastest."""
@@ -76,19 +80,52 @@ class TransformersModel:
         self._end_ids = end_ids(model, tokenizer, job)
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.device = str(model.device)
+        self.holds_many = True  # answers at once: each has a cache of its own
+        self._added = frozenset(tokenizer.added_tokens_decoder)
+        self.vocabulary_size = int(model.config.get_text_config().vocab_size)
         self.context_length: int = longest(model.config.get_text_config()) or 2**31
 
     def encode(self, messages: list[dict[str, Any]], job: ChatJob) -> list[int]:
         """The prompt of a conversation in tokens. Raises: UserError, if it cannot be rendered."""
-        text = render_prompt(self._tokenizer, messages, job)
+        return self.encode_rendered(self.render(messages, job))
+
+    def render(
+        self, messages: list[dict[str, Any]], job: ChatJob, tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:  # fmt: skip
+        """A conversation as the chat template writes it. Raises: UserError, if it cannot."""
+        return render_prompt(self._tokenizer, messages, job, add_generation_prompt, tools)
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Tokens of what a chat template wrote: none is added."""
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def tokens(self, prompt: list[int], job: ChatJob) -> Iterator[int]:
-        """Tokens of the answer, until the model ends its turn; without a limit of their number."""
-        return generate(self._model, prompt, job, self._end_ids)
+    def encode_plain(self, text: str) -> list[int]:
+        """Tokens of a text as the model read texts when it was made: with a token in front, where it has one."""
+        return self._tokenizer(text)["input_ids"]
 
-    def reader(self) -> TextReader:
-        return TextReader(self._tokenizer)
+    def tokens(self, prompt: list[int], job: ChatJob, steering: Steering | None = None) -> Iterator[int]:
+        """Tokens of the answer, until the model ends its turn; without a limit of their number."""
+        return generate(self._model, prompt, job, self._end_ids, steering=steering)
+
+    def reader(self, keeps_special: bool = False) -> TextReader:
+        return TextReader(self._tokenizer, keeps_special)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for, which may be a part of a character."""
+        text = self._tokenizer.convert_ids_to_tokens(token) or ""
+        if token in self._added:
+            return text.encode("utf-8")
+        if self._has_byte_letters and all(letter in _BYTES for letter in text):
+            return bytes(_BYTES[letter] for letter in text)
+        if re.fullmatch("<0x[0-9A-F]{2}>", text):
+            return bytes([int(text[3:5], 16)])
+        return text.replace("\u2581", " ").encode("utf-8")
+
+    @cached_property
+    def _has_byte_letters(self) -> bool:
+        """Whether each letter of a token stands for a byte, as in GPT-2's vocabulary and its many kin."""
+        return "ByteLevel" in repr(getattr(getattr(self._tokenizer, "backend_tokenizer", None), "decoder", ""))
 
     def recover(self) -> None:
         """Give back what a failed answer has left in the device's memory."""
@@ -98,7 +135,7 @@ class TransformersModel:
 
 def generate(
     model: torch.nn.Module, prompt: list[int], sampling: Generation, end_ids: frozenset[int],
-    mode: Callable = torch.inference_mode,
+    mode: Callable = torch.inference_mode, steering: Steering | None = None,
 ) -> Iterator[int]:  # fmt: skip
     """Tokens one by one, the same as ``model.generate`` gives them, until one of ``end_ids``.
 
@@ -111,12 +148,15 @@ def generate(
         sampling: greedy unless ``do_sample`` and ``temperature`` > 0. With a ``sampling_seed`` the result is
             reproducible; the global random state is never touched.
         mode: ``torch.no_grad`` for a model that is trained afterwards: what it keeps from here may then be used there.
+        steering: what is done to the scores before all else.
 
     Source: transformers 5.23 ``GenerationMixin._sample``. Checked against it in tests/end_to_end/test_chat.py.
     """
     device = next(model.parameters()).device
     is_sampled = sampling.do_sample and sampling.temperature > 0
     processors = _processors(sampling, is_sampled)
+    if steering:
+        processors.insert(0, Steered(steering))
     source = torch.Generator(device=device)
     if sampling.sampling_seed is None:
         source.seed()
@@ -139,7 +179,20 @@ def generate(
         token = int(chosen)
         if token in end_ids:
             return
+        if steering:
+            steering.note(token)
         yield token
+
+
+class Steered(LogitsProcessor):
+    """A :class:`Steering` among transformers' own processors."""
+
+    def __init__(self, steering: Steering) -> None:
+        self._steering = steering
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        self._steering.steer(scores[0])
+        return scores
 
 
 def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: Model) -> frozenset[int]:
@@ -153,8 +206,9 @@ def end_ids(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: Mod
 class TextReader:
     """Text from tokens as they come. A character that is not complete yet is kept back."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, keeps_special: bool = False) -> None:
         self._tokenizer = tokenizer
+        self._skips_special = not keeps_special
         self._ids: list[int] = []  # since the last text but one: the beginning of a word depends on what is before it
         self._read = 0
 
@@ -173,7 +227,7 @@ class TextReader:
         return after[len(before) :].rstrip("\ufffd")
 
     def _decode(self, ids: list[int]) -> str:
-        return self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skips_special, clean_up_tokenization_spaces=False)
 
 
 class WideLinear(torch.nn.Linear):
@@ -211,6 +265,19 @@ def _processors(sampling: Generation, is_sampled: bool) -> LogitsProcessorList:
         if sampling.top_p < 1.0:
             chosen.append(TopPLogitsWarper(sampling.top_p))
     return chosen
+
+
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letter for each byte: printable ones stand for themselves, the others for letters from U+0100 on.
+
+    Source: ``bytes_to_unicode`` in OpenAI's gpt-2, encoder.py.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTES = _byte_letters()
 
 
 def _takes(model: torch.nn.Module, argument: str) -> bool:

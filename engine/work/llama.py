@@ -12,6 +12,7 @@ from engine.catalog.rendering import Renderer, named_template, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
+from engine.work.steering import Steering
 
 SEEDS = 2**32
 
@@ -42,6 +43,8 @@ class LlamaModel:
             -1
         ]  # "llama 135M F16"; no public name in llama-cpp-python 0.3.36
         self.device = "llama.cpp"
+        self.holds_many = False  # one state, so one answer at a time
+        self.vocabulary_size = self._llama.n_vocab()
         architecture = self._llama.metadata.get("general.architecture", "")
         trained_for = int(self._llama.metadata.get(f"{architecture}.context_length", self._llama.n_ctx()))
         self.context_length: int = min(self._llama.n_ctx(), trained_for)
@@ -52,15 +55,30 @@ class LlamaModel:
         Raises:
             UserError: the file has no chat template, or it refuses these messages.
         """
-        text = Renderer(self._template, self._special_tokens()).render(
+        return self.encode_rendered(self.render(messages, job))
+
+    def render(
+        self, messages: list[dict[str, Any]], job: ChatJob, tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str:  # fmt: skip
+        """A conversation as the chat template writes it. Raises: UserError, if it cannot."""
+        return Renderer(self._template, self._special_tokens()).render(
             with_system(messages, job),
-            add_generation_prompt=True,
+            add_generation_prompt,
+            tools=tools,
             enable_thinking=job.enable_thinking,
             preserve_thinking=job.preserve_thinking or None,
         )
+
+    def encode_rendered(self, text: str) -> list[int]:
+        """Tokens of what a chat template wrote: none is added."""
         return self._llama.tokenize(text.encode("utf-8"), add_bos=False, special=True)
 
-    def tokens(self, prompt: list[int], job: ChatJob) -> Iterator[int]:
+    def encode_plain(self, text: str) -> list[int]:
+        """Tokens of a text as the model read texts when it was made: with a token in front, where the file says so."""
+        return self._llama.tokenize(text.encode("utf-8"), add_bos=True, special=True)
+
+    def tokens(self, prompt: list[int], job: ChatJob, steering: Steering | None = None) -> Iterator[int]:
         """Tokens of the answer, until the model ends its turn; without a limit of their number.
 
         llama.cpp applies top_k and top_p before the temperature, transformers after it.
@@ -70,16 +88,23 @@ class LlamaModel:
         self._llama.set_seed(self._llama_cpp.LLAMA_DEFAULT_SEED if seed is None else seed % SEEDS)
         self._llama.reset()  # nothing of an earlier answer is used again: a fixed seed gives the same text
         vocabulary = self._llama._model.vocab  # no public name for it in llama-cpp-python 0.3.36
+        processors = [lambda ids, scores: steering.steer(scores)] if steering else None
         for token in self._llama.generate(
             prompt, top_k=job.top_k, top_p=job.top_p, min_p=0.0, temp=job.temperature if is_sampled else 0.0,
-            repeat_penalty=job.repetition_penalty,
+            repeat_penalty=job.repetition_penalty, logits_processor=processors,
         ):  # fmt: skip
             if self._llama_cpp.llama_vocab_is_eog(vocabulary, token):
                 return
+            if steering:
+                steering.note(token)
             yield token
 
-    def reader(self) -> BytesReader:
-        return BytesReader(self._llama)
+    def reader(self, keeps_special: bool = False) -> BytesReader:
+        return BytesReader(self._llama, keeps_special)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for, which may be a part of a character."""
+        return self._llama.detokenize([token], special=True)
 
     def recover(self) -> None:
         self._llama.reset()
@@ -97,13 +122,14 @@ class LlamaModel:
 class BytesReader:
     """Text from llama.cpp's tokens as they come. A character that is not complete yet is kept back."""
 
-    def __init__(self, llama: Any) -> None:
+    def __init__(self, llama: Any, keeps_special: bool = False) -> None:
         self._llama = llama
+        self._keeps_special = keeps_special
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def add(self, token: int) -> str:
         """What has become readable with one more token."""
-        return self._decoder.decode(self._llama.detokenize([token], special=False))
+        return self._decoder.decode(self._llama.detokenize([token], special=self._keeps_special))
 
     def finish(self) -> str:
         """Nothing: only half a character can be left, and it is dropped."""

@@ -17,7 +17,8 @@ from engine.options.jobs import ChatJob
 from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
-from engine.work.chat import Door, StopWords, pieces
+from engine.work.answers import StopWords
+from engine.work.chat import Door, pieces
 from engine.work.chat import answer as answer_request
 
 QUESTION = [{"role": "user", "content": "count"}]
@@ -39,7 +40,7 @@ class CountingModel:
     def encode(self, messages, job):
         return [1] * sum(len(message["content"]) for message in messages)
 
-    def tokens(self, prompt, job):
+    def tokens(self, prompt, job, steering=None):
         self.answers += 1
         self.at_once += 1
         assert self.at_once == 1

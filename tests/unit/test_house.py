@@ -91,7 +91,7 @@ def test_building_the_page_loads_no_torch():
     assert loaded & set(HEAVY) == set()
 
 
-@pytest.mark.parametrize("command", ["", "train", "export", "gguf", "chat", "runs", "data", "env", "webui"])
+@pytest.mark.parametrize("command", ["", "train", "export", "gguf", "chat", "api", "runs", "data", "env", "webui"])
 def test_a_help_text_loads_neither_torch_nor_gradio(command):
     code = f"""
 import runpy, sys
@@ -120,7 +120,7 @@ assert list(pathlib.Path(".").iterdir()) == []
 
 
 def test_every_error_in_use_has_its_sentence():
-    raised = first_arguments("UserError", "Problem", "warn", "_problem")
+    raised = first_arguments("UserError", "ApiError", "Problem", "warn", "_problem")
     assert len(raised) > 20
     missing = [f"{place}: errors.{key}" for place, key in raised if f"errors.{key}" not in all_words("en")]
     assert missing == []

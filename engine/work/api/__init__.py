@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: what is asked, how it is answered, and how the answers look on the wire."""
