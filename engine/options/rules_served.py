@@ -1,4 +1,4 @@
-"""Rules for models that another program runs, and the names that Ollama allows: small pure functions, as in ``rules.py``."""
+"""Rules for models that another program runs, and the names that Ollama allows; small and pure, as in ``rules.py``."""
 
 from __future__ import annotations
 

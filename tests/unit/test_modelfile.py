@@ -186,13 +186,16 @@ def test_the_modelfile_beside_a_file_is_its_own(tmp_path):
     assert modelfile_of(two) == tmp_path / "two.Modelfile"
 
 
-@pytest.mark.parametrize("name", ["a", "my-model", "my.model_2:q8-0", "me/mine", "example.com:5000/me/mine:7b", "A" * 80])
+@pytest.mark.parametrize(
+    "name", ["a", "my-model", "my.model_2:q8-0", "me/mine", "example.com:5000/me/mine:7b", "A" * 80]
+)
 def test_names_that_ollama_takes(name):
     assert is_ollama_name(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["", " a", "a b", "a:", ":a", "a:b:c", "a//b", ".a", "-a", "a/b.c/d/e", "m.e/a", "a\n", "é", "A" * 81, "../a"]
+    "name",
+    ["", " a", "a b", "a:", ":a", "a:b:c", "a//b", ".a", "-a", "a/b.c/d/e", "m.e/a", "a\n", "é", "A" * 81, "../a"],
 )
 def test_names_that_it_does_not_take(name):
     assert not is_ollama_name(name)
