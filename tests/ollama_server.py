@@ -45,8 +45,8 @@ class OllamaServer:
         wait_after: an upload stops being read after so many bytes, until ``go_on`` is set.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.blobs = folder
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.blobs, self._port = folder, port
         self.models: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, str, Any]] = []
         self.faults: list[str] = []
@@ -61,7 +61,7 @@ class OllamaServer:
     def __enter__(self) -> OllamaServer:
         self.blobs.mkdir(parents=True, exist_ok=True)
         handler = type("Handler", (_Handler,), {"ollama": self})
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), handler)
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.host = f"127.0.0.1:{self._server.server_port}"
@@ -114,7 +114,10 @@ class OllamaServer:
         if path.open("rb").read(4) != b"GGUF":
             raise Wrong(400, "invalid file magic")
         if "template" in said:
-            run_go(said["template"], [{"role": "user", "content": "x"}])
+            try:
+                run_go(said["template"], [{"role": "user", "content": "x"}])
+            except (AssertionError, LookupError) as error:
+                raise Wrong(400, f"template: {error!r}") from error
         _check_numbers({name: value for name, value in said.get("parameters", {}).items() if name != "stop"})
         stops = said.get("parameters", {}).get("stop", [])
         if not isinstance(stops, list) or not all(isinstance(stop, str) and stop for stop in stops):
@@ -309,6 +312,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
+            if self.close_connection:
+                self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 

@@ -93,7 +93,7 @@ def telling(name: str = "") -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise UserError("ollama.silent", host=ollama_host()) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise UserError("ollama.cut_off", host=ollama_host(), detail=error) from error
+        raise UserError("ollama.cut_off", host=ollama_host(), detail=str(error).rstrip(".")) from error
     except ResponseError as error:
         if error.status_code == 404 and name:
             raise UserError("ollama.model_missing", name=name, host=ollama_host()) from error
