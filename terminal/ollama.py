@@ -27,14 +27,22 @@ def ollama(arguments: list[str], language: str) -> int:
     if word not in WORDS:
         raise UserError("unknown_command", command=f"ollama {word}", known=", ".join(WORDS))
     if {"--help", "-h"} & set(rest):
-        jobs = {"create": OllamaJob, "chat": ChatJob}
-        print(help_text(jobs[word], language) if word in jobs else words("cli.commands.ollama", language))
+        print(_help(word, language))
         return 0
     if word == "list":
         return _list(language)
     if rest and not rest[0].startswith("--"):
         rest = ["--ollama", *rest]
     return {"create": _create, "chat": _chat, "remove": _remove}[word](rest, language)
+
+
+def _help(word: str, language: str) -> str:
+    """What can be said after ``ollama``, and the options of what takes some."""
+    if word == "chat":
+        return help_text(ChatJob, language)
+    if word == "create":
+        return help_text(OllamaJob, language).partition("\n\n")[2]  # its own usage stands in what the command does
+    return words("cli.commands.ollama", language)
 
 
 def _create(arguments: list[str], language: str) -> int:
