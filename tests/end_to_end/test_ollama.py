@@ -107,7 +107,7 @@ def test_from_the_file_to_the_answer_and_away(server, converted, bundled_model):
     assert made.returncode == 0, made.stdout + made.stderr
     assert command("list").stdout.split()[0] == "Demo:latest"
     tokenizer = AutoTokenizer.from_pretrained(bundled_model)
-    folder = chat.load(ChatJob(ollama="demo".title(), context_length=2048), owner_pid=os.getpid())
+    folder = chat.load(ChatJob(ollama="Demo", context_length=2048), owner_pid=os.getpid())
     try:
         chat.wait_until_ready(folder, PATIENCE_S)
         for messages in CONVERSATIONS:
@@ -136,7 +136,7 @@ def test_what_the_server_has_is_not_sent_again(server, tiny_gguf):
     blobs = server.paths("POST").count(f"/api/blobs/{state.result['digest']}")
     assert blobs == 1
 
-    again = finished(start(OllamaJob(ollama="MINE:latest".lower(), gguf=str(tiny_gguf))))
+    again = finished(start(OllamaJob(ollama="mine:latest", gguf=str(tiny_gguf))))
     assert again.status == "failed" and again.error["key"] == "ollama.exists"
     over = finished(start(OllamaJob(ollama="mine", gguf=str(tiny_gguf), overwrite=True)))
     assert over.status == "done" and over.result["sent"] is False
@@ -195,16 +195,16 @@ def test_an_answer_is_stopped_and_sampling_arrives(server, tiny_gguf):
         next(answer)
         chat.stop_answer(folder)
         assert list(answer)[-1].finish_reason == "stopped"
+        deadline = time.monotonic() + 30
+        while "/api/chat" not in server.cut and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "/api/chat" in server.cut, "the server was not told that nobody waits any more"
         remove("mine")
         with pytest.raises(UserError) as caught:
             list(chat.answer(folder, FRANCE))
         assert caught.value.key == "ollama.model_missing"
     finally:
         chat.unload(folder)
-    deadline = time.monotonic() + 30
-    while "/api/chat" not in server.cut and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert "/api/chat" in server.cut, "the server was not told that nobody waits any more"
 
 
 def test_without_a_server_there_are_commands(workplace, tiny_gguf, monkeypatch):

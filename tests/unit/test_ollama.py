@@ -13,7 +13,7 @@ from engine.options.command import parse
 from engine.options.jobs import ChatJob, OllamaJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
-from engine.runs.start import start
+from engine.runs.start import folder_for, start
 from engine.work import ollama as work
 from engine.work.ollama_chat import OllamaChat
 from tests.ollama_server import OllamaServer
@@ -188,7 +188,7 @@ def test_a_silent_server_is_left_at_once_and_a_broken_answer_is_told(server, ggu
         yield {"message": {"role": "assistant", "content": "Yes"}, "done": False}
 
     monkeypatch.setattr(server, "_generate", answers)
-    job = ChatJob(ollama="me/mine".replace("mine", "Mine"), max_new_tokens=3, sampling_seed=4)
+    job = ChatJob(ollama="me/Mine", max_new_tokens=3, sampling_seed=4)
     model = OllamaChat(job)
     said = [{"role": "user", "content": "Well?"}]
     pieces = list(model.pieces(said, job, is_stopped=is_asked.is_set))
@@ -201,6 +201,4 @@ def test_a_silent_server_is_left_at_once_and_a_broken_answer_is_told(server, ggu
 
 
 def test_the_job_says_where_its_run_lies(workplace):
-    from engine.runs.start import folder_for
-
     assert folder_for(OllamaJob(ollama="me/mine:q8", gguf="x.gguf")).name.startswith("mine_q8/ollama/ollama_")
