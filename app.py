@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 JOB_COMMANDS = ("train", "preflight", "export", "gguf", "chat", "api", "webui")
-COMMANDS = (*JOB_COMMANDS, "runs", "data", "env")
+COMMANDS = (*JOB_COMMANDS, "ollama", "runs", "data", "env")
 SAME = {"version": "env"}
 """Words that commands for LLaMA-Factory use for one of ours."""
 NOT_HERE = ("eval", "webchat")
@@ -94,6 +94,10 @@ def _look(command: str, arguments: list[str], language: str) -> int:
         from terminal.runs import runs
 
         return runs(arguments, language)
+    if command == "ollama":
+        from terminal.ollama import ollama
+
+        return ollama(arguments, language)
     if command == "data":
         from terminal.data import data
 

@@ -145,6 +145,8 @@ def model_of(folder: Folder) -> str:
 @lru_cache(maxsize=2048)
 def _model_at(folder: Folder, changed_ns: int) -> str:
     job = read_job(folder)
+    if getattr(job, "ollama", None):
+        return f"ollama:{job.ollama}"
     return getattr(job, "gguf", None) or getattr(job, "model_name_or_path", None) or "–"
 
 

@@ -17,12 +17,13 @@ from webui import live
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.ollama_look import model_names
 from webui.topbar import checkpoint_choices
 
-PLAIN = ("gguf", "system", "temperature", "top_p", "max_new_tokens", "sampling_seed")
+PLAIN = ("gguf", "ollama", "system", "temperature", "top_p", "max_new_tokens", "sampling_seed")
 ADVANCED = ("do_sample", "top_k", "repetition_penalty", "context_length", "enable_thinking", "infer_dtype",
             "flash_attn", "model_revision")  # fmt: skip
-WIDE = ("gguf", "system")
+WIDE = ("gguf", "ollama", "system")
 READY_IN_S = 600.0
 FOCUS_ON_QUESTION = "() => document.querySelector('#chat-question textarea')?.focus()"
 
@@ -74,7 +75,19 @@ class ChatTab:
         with gr.Row(elem_classes="fields"):
             for name in PLAIN:
                 own = {"elem_classes": "wide"} if name in WIDE else {}
-                self.form.add(name, **own)
+                if name == "ollama":  # a box that offers what the server has
+                    shows = {"label": "options.ollama.label", "info": "options.ollama.help"}
+                    self.form.controls[name] = make(
+                        gr.Dropdown,
+                        shows,
+                        choices=[""],
+                        value="",
+                        allow_custom_value=True,
+                        elem_id="chat-ollama",
+                        **own,
+                    )
+                else:
+                    self.form.add(name, **own)
         with make(gr.Accordion, {"label": "page.train.advanced"}, open=False), gr.Row(elem_classes="fields"):
             for name in ADVANCED:
                 self.form.add(name)
@@ -83,19 +96,22 @@ class ChatTab:
         """Let a button elsewhere open its result here, and load it.
 
         Args:
-            target: from the inputs' values: ``{"model": …, "adapters": […]}`` or ``{"gguf": …}``; empty for nothing.
+            target: from the inputs' values: ``{"model": …, "adapters": […]}``, ``{"gguf": …}`` or
+                ``{"ollama": …}``; empty for nothing.
         """
         top = self._frame.top
-        outputs = [top.path, top.adapters, self.form.controls["gguf"], self._frame.tabs, self._frame.tab]
+        served = [self.form.controls["gguf"], self.form.controls["ollama"]]
+        outputs = [top.path, top.adapters, *served, self._frame.tabs, self._frame.tab]
 
         def fill(*values: Any) -> list[Any]:
             found = target(*values)
             if not found:
-                return [gr.skip()] * 5
+                return [gr.skip()] * len(outputs)
             adapters = found.get("adapters", [])
             model = found.get("model")
             shown = gr.update(value=adapters, choices=checkpoint_choices(model)) if model else gr.skip()
-            return [model or gr.skip(), shown, found.get("gguf", ""), gr.Tabs(selected="chat"), "chat"]
+            served = [found.get("gguf", ""), found.get("ollama", "")]
+            return [model or gr.skip(), shown, *served, gr.Tabs(selected="chat"), "chat"]
 
         button.click(fill, inputs, outputs, **QUICK).then(
             self._on_load, [self._frame.language, *self.form.inputs], [self._notice, *self.form.inputs],
@@ -106,6 +122,8 @@ class ChatTab:
         form, language = self.form, self._frame.language
         self._frame.panels.append(Panel("chat", [], [self._status, self._load, self._unload], _watched))
         form.connect_visibility()
+        in_ollama = form.controls["ollama"]
+        in_ollama.focus(lambda: gr.update(choices=["", *model_names()]), None, in_ollama, **QUICK)
         self._load.click(
             self._on_load, [language, *form.inputs], [self._notice, *form.inputs], trigger_mode="once",
             concurrency_limit=None, **PRIVATE,

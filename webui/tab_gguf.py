@@ -1,4 +1,4 @@
-"""The GGUF tab: a model folder → one .gguf file with its Ollama Modelfile, as a job; and on to the chat with it."""
+"""The GGUF tab: a model folder → one .gguf file with its Modelfile, as a job; and on to the chat and to Ollama."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from webui.form import Form, notice
 from webui.frame import QUICK, Frame
 from webui.job_view import JobView, facts_table
 from webui.language import escaped
+from webui.ollama import OllamaView
 from webui.topbar import local_models
 
 
@@ -39,14 +40,17 @@ class GgufTab:
                     self.form.add("outfile")
             with gr.Column(elem_classes="job-live", min_width=280):
                 self.view.build_live()
+                self.ollama = OllamaView(frame, self.view)
         self.view.build_bar("page.buttons.convert")
 
     def opens(self, chat: Any) -> None:
         to_chat = self.view.build_next("page.buttons.open_in_chat", "gguf-open-chat")
         chat.opened_by(to_chat, self._chat_target, [])
+        self.ollama.opens(chat)
 
     def connect(self) -> None:
         self.view.connect()
+        self.ollama.connect()
         self.model.focus(
             lambda path: gr.update(choices=_folders(path)), self._frame.top.path, self.model, **QUICK
         )  # fmt: skip

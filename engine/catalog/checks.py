@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog.datasets import find_entry, read_rows
+from engine.catalog.modelfile import read_modelfile
 from engine.catalog.models import model_problem
 from engine.catalog.packages import package_problems
 from engine.catalog.rendering import named_template
 from engine.catalog.stages import stage_problem
 from engine.errors import Problem, UserError
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, GgufJob, TrainJob
+from engine.options.jobs import ChatJob, GgufJob, OllamaJob, TrainJob
 from engine.options.model import Model
 
 READ_THROUGH_BYTES = 16 * 2**20
@@ -25,13 +26,15 @@ def problems_on_disk(job: Options) -> list[Problem]:
     """Every problem that a look at the disk shows, beside its option. Heavy files are only opened, not read through."""
     found: list[Problem | None] = []
     if isinstance(job, Model):
-        if not getattr(job, "gguf", None):
+        if not getattr(job, "gguf", None) and not getattr(job, "ollama", None):
             found.append(model_problem(job.model_name_or_path))
         found.append(_template_problem(job))
         if isinstance(job, ChatJob | GgufJob):
             found += [_scoring_problem(job.model_name_or_path, "model_name_or_path")]
             found += [_scoring_problem(path, "adapter_name_or_path") for path in job.adapters]
         found += [_adapter_problem(path) for path in job.adapters]
+    if isinstance(job, OllamaJob):
+        found += [_gguf_problem(job), _modelfile_problem(job)]
     if isinstance(job, TrainJob):
         found += package_problems(job)
         found += [_dataset_problem(job, name, "dataset") for name in job.dataset]
@@ -45,6 +48,28 @@ def _template_problem(job: Model) -> Problem | None:
         named_template(job)
     except UserError as error:
         return Problem(error.key, "tool_format" if error.key.startswith("tool_format") else "template", error.facts)
+    return None
+
+
+def _gguf_problem(job: OllamaJob) -> Problem | None:
+    """A file that is not there, or begins as no .gguf file does."""
+    path = Path(job.gguf or "").expanduser()
+    try:
+        with path.open("rb") as file:
+            is_gguf = file.read(4) == b"GGUF"
+    except OSError:
+        return Problem("ollama.gguf_missing", "gguf", {"path": path})
+    return None if is_gguf else Problem("ollama.no_gguf", "gguf", {"path": path})
+
+
+def _modelfile_problem(job: OllamaJob) -> Problem | None:
+    """A Modelfile that is not there, or says what cannot be sent."""
+    if not job.modelfile:
+        return None
+    try:
+        read_modelfile(Path(job.modelfile).expanduser())
+    except UserError as error:
+        return Problem(error.key, "modelfile", error.facts)
     return None
 
 

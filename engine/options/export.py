@@ -27,3 +27,10 @@ class Gguf(Options):
 
     outfile: str | None = option(None, control="path")  # None: beside the model, named after it
     outtype: OUTTYPES = option("q8_0")
+
+
+class Ollama(Options):
+    """One .gguf file → a model on an Ollama server."""
+
+    modelfile: str | None = option(None, control="path")  # None: the one beside the file, else from its chat template
+    overwrite: bool = option(False)  # replace a model of that name

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from engine.options.base import Options
-from engine.options.chat import Chat
+from engine.options.chat import Chat, Served
 from engine.options.data import Data, Inspect
 from engine.options.devices import Devices
-from engine.options.export import Export, Gguf
+from engine.options.export import Export, Gguf, Ollama
 from engine.options.generation import Generation
 from engine.options.model import Model, Quantization, Vocabulary
 from engine.options.objective import Objective
@@ -41,7 +41,7 @@ class PreflightJob(TrainJob, Preflight):
         return (*TrainJob.groups(), Preflight)
 
 
-class ChatJob(Model, Chat, Generation, Quantization):
+class ChatJob(Model, Served, Chat, Generation, Quantization):
     """Hold a model and answer."""
 
     kind: ClassVar[str] = "chat"
@@ -69,6 +69,12 @@ class GgufJob(Model, Gguf):
     kind: ClassVar[str] = "gguf"
 
 
+class OllamaJob(Served, Ollama):
+    """Give a .gguf file to an Ollama server."""
+
+    kind: ClassVar[str] = "ollama"
+
+
 class DataJob(Data, Model, Vocabulary, Inspect):
     """Check a dataset row by row, and count its tokens."""
 
@@ -82,5 +88,5 @@ class ServeJob(Serve):
 
 
 JOBS: dict[str, type[Options]] = {
-    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ApiJob, ExportJob, GgufJob, DataJob, ServeJob)
+    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ApiJob, ExportJob, GgufJob, OllamaJob, DataJob, ServeJob)
 }

@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import ApiJob, ChatJob, ExportJob, GgufJob, TrainJob
+from engine.options.jobs import ApiJob, ChatJob, ExportJob, GgufJob, OllamaJob, TrainJob
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
 from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
+from engine.options.rules_served import CHAT_RULES as SERVED_RULES
+from engine.options.rules_served import OLLAMA_RULES
 from engine.options.rules_stages import TRAIN_RULES as STAGE_RULES
 from engine.options.rules_training import TRAIN_RULES as TRAINING_RULES
 
@@ -106,11 +108,15 @@ def export_has_target(job: ExportJob) -> Problem | None:
 
 
 def chat_has_model(job: ChatJob) -> Problem | None:
-    return None if job.gguf or job.model_name_or_path else Problem("model_missing", "model_name_or_path")
+    return None if job.gguf or job.ollama or job.model_name_or_path else Problem("model_missing", "model_name_or_path")
 
 
 def api_has_no_prompt(job: ApiJob) -> Problem | None:
     return None if job.prompt is None else Problem("api.prompt", "prompt", is_warning=True)
+
+
+def api_holds_the_model(job: ApiJob) -> Problem | None:
+    return Problem("api.ollama", "ollama") if job.ollama else None
 
 
 RULES: dict[type[Options], tuple[Rule, ...]] = {
@@ -122,8 +128,9 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
     ),
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named,),
-    ChatJob: (chat_has_model, *CHAT_RULES),
-    ApiJob: (chat_has_model, api_has_no_prompt, *CHAT_RULES),
+    ChatJob: (chat_has_model, *CHAT_RULES, *SERVED_RULES),
+    ApiJob: (chat_has_model, api_has_no_prompt, api_holds_the_model, *CHAT_RULES),
+    OllamaJob: OLLAMA_RULES,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from engine.catalog.checks import problems_on_disk
 from engine.catalog.devices import Device, devices
 from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, PreflightJob, TrainJob
+from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, OllamaJob, PreflightJob, TrainJob
 from engine.runs.checkpoints import numbered, remove
 from engine.runs.finish import finish_problems, guard_command, on_finish_of
 from engine.runs.folder import SAVES, Folder, new_folder
@@ -114,9 +114,11 @@ def folder_for(job: Options) -> Folder:
             return Folder(Path(job.output_dir))
         return new_folder("train", job.model_name_or_path, job.finetuning_type)
     if isinstance(job, ChatJob):
-        return new_folder(job.kind, job.gguf or job.model_name_or_path, "chat")
+        return new_folder(job.kind, job.ollama or job.gguf or job.model_name_or_path, "chat")
     if isinstance(job, ExportJob | GgufJob):
         return new_folder(job.kind, job.model_name_or_path, job.kind)
+    if isinstance(job, OllamaJob):
+        return new_folder("ollama", job.ollama, "ollama")
     if isinstance(job, DataJob):
         return new_folder("data", job.dataset[0], "data")
     raise TypeError(f"{type(job).__name__} is not run by a worker")

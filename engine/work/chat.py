@@ -38,7 +38,8 @@ def run(job: ChatJob, recorder: Recorder) -> dict[str, Any]:
     """Load a model and answer until the worker is ended. Never returns of itself."""
     try:
         model, facts = load(job, recorder)
-        warm_up(model, job)
+        if not job.ollama:
+            warm_up(model, job)
     except Exception as error:
         raise for_chat(error) from error
     recorder.check_stop()
@@ -53,8 +54,16 @@ def run(job: ChatJob, recorder: Recorder) -> dict[str, Any]:
 
 
 def load(job: ChatJob, recorder: Recorder) -> tuple[Any, dict[str, Any]]:
-    """The model in llama.cpp or transformers, and what a user wants to know of it."""
-    if job.gguf:
+    """The model in Ollama, llama.cpp or transformers, and what a user wants to know of it."""
+    if job.ollama:
+        from engine.work.ollama_chat import OllamaChat
+
+        recorder.phase("loading_model")
+        model = OllamaChat(job)
+        model.warm_up()
+        facts = {"model": job.ollama, "adapters": [], "dtype": model.dtype, "device": model.device,
+                 "backend": "ollama"}  # fmt: skip
+    elif job.gguf:
         from engine.work.llama import LlamaModel
 
         recorder.phase("loading_model")
@@ -86,7 +95,8 @@ def answer(model: Any, request: Request, job: ChatJob) -> None:
     """Answer one request; whatever goes wrong is told to who asked, and the next request is answered."""
     try:
         asked = ChatJob.from_values({**job.values(), **request.options})
-        for piece in pieces(model, request.messages, asked, request.is_stopped.is_set):
+        given = (request.messages, asked, request.is_stopped.is_set)
+        for piece in model.pieces(*given) if job.ollama else pieces(model, *given):
             request.replies.put(asdict(piece))
     except Exception as error:
         traceback.print_exc()

@@ -1,220 +1,129 @@
-"""The Modelfile that lets Ollama chat with a .gguf as the model was trained: its chat template in Go's syntax.
-
-A Jinja template cannot be translated in general, but it can be asked: it renders conversations of marked words, and
-what stands around the marks are the pieces of the Go template.
-"""
+"""The Ollama job: a .gguf file becomes a model on the server at OLLAMA_HOST, which need not be this machine."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
+from engine.catalog.modelfile import Modelfile, modelfile_of, parse_modelfile, read_modelfile
+from engine.catalog.ollama import SHORT_S, connected, look, ollama_host, telling
+from engine.errors import UserError
+from engine.options.jobs import OllamaJob
+from engine.runs.record import Recorder
 
-from engine.runs.record import write_text
+if TYPE_CHECKING:
+    from ollama import Client
 
-Render = Callable[[list[dict[str, str]], bool], str]
-"""Messages, and whether the start of an answer is wanted → the prompt."""
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """What a chat template puts around the turns of a conversation.
-
-    Args:
-        start: before everything.
-        system, user, assistant: what stands left and right of a turn's content.
-        answer: what a prompt ends with, so that an answer follows.
-        without_system: in place of ``start`` and a system turn in a conversation that has none.
-        default_system: the system text of a conversation that has none; "" for none.
-        system_in_user: True when the system text opens the first user turn, with ``system[1]`` after it.
-    """
-
-    start: str
-    system: tuple[str, str]
-    user: tuple[str, str]
-    assistant: tuple[str, str]
-    answer: str
-    without_system: str = ""
-    default_system: str = ""
-    system_in_user: bool = False
+CHUNK_BYTES = 2**20
+SHOWN_TOO = ("LICENSE", "PARSER", "RENDERER", "REQUIRES", "MESSAGE", "ADAPTER", "DRAFT")
+"""What a server may tell of a model beside what it was sent."""
 
 
-def write_modelfile(outfile: Path, tokenizer, folder: Path, system: str | None, recorder) -> Path:
-    """Write ``Modelfile`` beside a .gguf, or ``<stem>.Modelfile`` where it shares its folder with others."""
-    is_alone = [path.name for path in outfile.parent.glob("*.gguf")] == [outfile.name]
-    path = outfile.with_name("Modelfile" if is_alone else f"{outfile.stem}.Modelfile")
-    pieces = tokenizer_pieces(tokenizer)
-    if pieces is None:
-        recorder.warn("gguf.template_not_expressed")
-    special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    stops = stop_words(pieces, special, tokenizer.eos_token) if pieces else [tokenizer.eos_token]
-    text = modelfile(outfile.name, pieces, stops, system, sampling_parameters(folder))
-    write_text(path, text)
-    return path
+def run(job: OllamaJob, recorder: Recorder) -> dict[str, Any]:
+    """Send the file, unless the server has it, have the model made, and see that it is what was asked for.
 
-
-def modelfile(
-    gguf_name: str, pieces: Pieces | None, stops: list[str], system: str | None, parameters: dict[str, Any]
-) -> str:
-    """The text of a Modelfile.
-
-    Args:
-        gguf_name: the file, in the Modelfile's own folder.
-        pieces: None leaves the template to Ollama, which looks into the .gguf for one that it knows.
-        stops: words that end an answer.
-        system: the system text; None: the chat template's default.
-        parameters: more PARAMETER lines.
-    """
-    lines = [f"FROM ./{gguf_name}", ""]
-    if pieces:
-        lines += [f'TEMPLATE """{go_template(pieces)}"""', ""]
-    system = system if system is not None else pieces.default_system if pieces else ""
-    if system:
-        lines += [f'SYSTEM """{system}"""', ""]
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops if stop]
-    lines += [f"PARAMETER {name} {value}" for name, value in parameters.items()]
-    return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def go_template(pieces: Pieces) -> str:
-    """The chat template in Go's ``text/template`` syntax, as Ollama fills it: ``.Messages`` and ``.System``."""
-    p = Pieces(**{name: _literal(value) for name, value in vars(pieces).items()})
-    user_left = p.user[0]
-    if p.system_in_user:
-        user_left += "{{ if and $.System (le $i 1) }}{{ $.System }}" + p.system[1] + "{{ end }}"
-        system_turn = ""
-    else:
-        system_turn = p.system[0] + "{{ .Content }}" + p.system[1]
-    head = p.start
-    if pieces.without_system and not pieces.default_system:
-        head = "{{ if .System }}" + p.start + "{{ else }}" + p.without_system + "{{ end }}"
-    return (
-        head
-        + "{{ range $i, $_ := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
-        + '{{ if eq .Role "system" }}' + system_turn
-        + '{{ else if eq .Role "assistant" }}' + p.assistant[0] + "{{ .Content }}"
-        + "{{ if not $last }}" + p.assistant[1] + "{{ end }}"
-        + "{{ else }}" + user_left + "{{ .Content }}" + p.user[1] + "{{ end }}"
-        + '{{ if and $last (ne .Role "assistant") }}' + p.answer + "{{ end }}{{ end }}"
-    )  # fmt: skip
-
-
-def tokenizer_pieces(tokenizer) -> Pieces | None:
-    """The pieces of a tokenizer's chat template, or None when there is none or it does not come apart.
-
-    A beginning token that the tokenizer adds of itself is left out, for llama.cpp adds it too.
-    """
-    if not tokenizer.chat_template:
-        return None
-
-    def render(messages: list[dict[str, str]], wants_answer: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=wants_answer)
-
-    ids, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
-    adds_bos = ids != bare and ids[0] == tokenizer.bos_token_id
-    return find_pieces(render, tokenizer.bos_token or "", adds_bos)
-
-
-def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces | None:
-    """Take a chat template apart by what it renders; None when it rewrites or drops what it is given."""
-    said = [{"role": "user", "content": "USERONE"}, {"role": "assistant", "content": "ANSWERONE"},
-            {"role": "user", "content": "USERTWO"}]  # fmt: skip
-    try:
-        before, between, after, last = _around(render(said, True), "USERONE", "ANSWERONE", "USERTWO")
-        user_right = _around(render(said[:1], False), "USERONE")[1]
-        assistant_right = _around(render(said[:2], False), "USERONE", "ANSWERONE")[2]
-        user_left = _without(after, start=assistant_right)
-        assistant_left, answer = _without(between, start=user_right), _without(last, start=user_right)
-        alone = _without(before, end=user_left)  # start, and the default system turn if there is one
-    except (ValueError, TemplateError):
-        return None
-    user, assistant = (user_left, user_right), (assistant_left, assistant_right)
-    try:
-        left, right, *_ = _around(
-            render([{"role": "system", "content": "SYSTEMTEXT"}, *said], True), "SYSTEMTEXT", "USERONE"
-        )
-    except TemplateError:  # some refuse a system turn
-        left, right = before, "\n\n"
-    except ValueError:
-        return None
-    strip = bos if adds_bos else ""
-    if not right.endswith(user_left) or not user_left:
-        start = _drop(_without(left, end=user_left), strip) if left.endswith(user_left) else _drop(alone, strip)
-        return Pieces(start, ("", right), user, assistant, answer, system_in_user=True)
-    system_right = right[: len(right) - len(user_left)]
-    start = alone if left.startswith(alone) else bos if bos and _is_start(left, alone, user_left, bos) else ""
-    system = (left.removeprefix(start), system_right)
-    default, without_system = "", ""
-    if alone != start:
-        without_system = _drop(alone, strip)
-        rest = alone.removeprefix(start)
-        if rest.startswith(system[0]) and rest.endswith(system[1]) and len(rest) > len(system[0]) + len(system[1]):
-            default = rest[len(system[0]) : len(rest) - len(system[1])]
-    return Pieces(_drop(start, strip), system, user, assistant, answer, without_system, default)
-
-
-def stop_words(pieces: Pieces, special: list[str], eos: str | None) -> list[str]:
-    """What ends an answer: the end token, special tokens that close it or open a turn, else the next turn's words."""
-    found = [eos] if eos else []
-    for text in (pieces.assistant[1], pieces.user[0]):
-        tokens = sorted((text.find(token), token) for token in special if token and token in text)
-        found += [token for _, token in tokens[:1]]
-    if len(set(found)) <= 1 and pieces.user[0].strip():
-        found.append(pieces.user[0].strip())
-    return list(dict.fromkeys(found))
-
-
-def sampling_parameters(folder: Path) -> dict[str, Any]:
-    """PARAMETER lines from the model's ``generation_config.json``; none when it is to be greedy or says nothing."""
-    names = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p",
-             "repetition_penalty": "repeat_penalty"}  # fmt: skip
-    try:
-        said = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    return {
-        ours: said[theirs] for theirs, ours in names.items() if said.get("do_sample") and said.get(theirs) is not None
-    }
-
-
-def _around(text: str, *marks: str) -> list[str]:
-    """The text before, between and after marks that occur once each, in this order.
+    Returns:
+        ``ollama``: the model's name; ``host``, ``version``: of the server; ``digest`` and ``size_bytes`` of the file;
+        ``sent``: False when the server had it already; ``modelfile``: where the template came from, None: the .gguf.
 
     Raises:
-        ValueError: they do not.
+        UserError: anything that stands in the way. A model appears on the server at once or not at all: it counts a
+            file only when all of it has come and has the digest that was named.
     """
-    if any(text.count(mark) != 1 for mark in marks):
-        raise ValueError(f"not once each: {marks}")
-    parts = re.split("|".join(marks), text)
-    if [found.group() for found in re.finditer("|".join(marks), text)][: len(marks)] != list(marks):
-        raise ValueError(f"in another order: {marks}")
-    return parts
+    path = Path(job.gguf).expanduser()
+    asked, source = _asked(job, path, recorder)
+    server = look()
+    with connected(None) as client:
+        if not job.overwrite and _has(client, job.ollama):
+            raise UserError("ollama.exists", name=job.ollama, host=ollama_host())
+        digest = _digest(path, recorder)
+        sent = _send(client, path, digest, recorder)
+        recorder.check_stop()
+        recorder.phase("ollama_creating")
+        with telling():
+            for _ in client.create(
+                job.ollama, files={path.name: digest}, template=asked.template, system=asked.system or None,
+                parameters=dict(asked.parameters), stream=True,
+            ):  # fmt: skip
+                recorder.check_stop()
+        recorder.phase("verifying")
+        verify(client, job.ollama, asked)
+    return {"ollama": job.ollama, "host": server.host, "version": server.version, "digest": digest, "sent": sent,
+            "size_bytes": path.stat().st_size, "gguf": str(path), "modelfile": source and str(source)}  # fmt: skip
 
 
-def _without(text: str, start: str = "", end: str = "") -> str:
-    if not text.startswith(start) or not text.endswith(end):
-        raise ValueError(f"{text!r} does not start with {start!r} and end with {end!r}")
-    return text[len(start) : len(text) - len(end)]
+def verify(client: Client, name: str, asked: Modelfile) -> None:
+    """Raises: UserError, if the server's model has not the template, system text and parameters that were sent."""
+    with telling(name):
+        shown = client.show(name)
+    has = parse_modelfile(shown.modelfile or "", f"ollama show {name}", other=SHOWN_TOO)
+    wrong = []
+    if asked.template is not None and shown.template != asked.template:
+        wrong.append("TEMPLATE")
+    if asked.system and has.system != asked.system and f"SYSTEM {asked.system}\n" not in f"{shown.modelfile}\n":
+        wrong.append("SYSTEM")
+    wrong += [f"PARAMETER {key}" for key, value in asked.parameters.items() if has.parameters.get(key) != value]
+    if wrong:
+        raise UserError("ollama.not_as_sent", name=name, host=ollama_host(), what=", ".join(wrong))
 
 
-def _drop(text: str, start: str) -> str:
-    return text.removeprefix(start)
+def _asked(job: OllamaJob, path: Path, recorder: Recorder) -> tuple[Modelfile, Path | None]:
+    """What the model shall be, and the Modelfile that says so: the one named, the one beside the file, or none."""
+    source = Path(job.modelfile).expanduser() if job.modelfile else modelfile_of(path)
+    if source:
+        return read_modelfile(source), source
+    from engine.work.modelfile import modelfile_from_gguf
+
+    recorder.phase("loading_tokenizer")
+    return modelfile_from_gguf(path, recorder), None
 
 
-def _is_start(left: str, alone: str, user_left: str, bos: str) -> bool:
-    """True if the beginning token opens the conversation rather than every turn."""
-    return left.startswith(bos) and alone.startswith(bos) and not user_left.startswith(bos)
+def _has(client: Client, name: str) -> bool:
+    try:
+        with telling(name):
+            client.show(name)
+    except UserError as error:
+        if error.key != "ollama.model_missing":
+            raise
+        return False
+    return True
 
 
-def _literal(value: Any) -> Any:
-    """Text that Go takes as it stands: its own braces escaped."""
-    if isinstance(value, tuple):
-        return tuple(_literal(part) for part in value)
-    return (
-        re.sub(r"\{\{|\}\}", lambda found: f'{{{{ "{found.group()}" }}}}', value) if isinstance(value, str) else value
-    )
+def _digest(path: Path, recorder: Recorder) -> str:
+    total, done, digest = path.stat().st_size, 0, hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            recorder.check_stop()
+            digest.update(chunk)
+            done += len(chunk)
+            recorder.phase("ollama_hashing", done, total, "bytes")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _send(client: Client, path: Path, digest: str, recorder: Recorder) -> bool:
+    """Send a file as a blob; False: the server has it already.
+
+    ``Client.create_blob`` of ollama 0.6.3 tells no progress, cannot be stopped, and sends what is there already.
+    """
+    size = path.stat().st_size
+    with telling():
+        found = client._client.head(f"/api/blobs/{digest}", timeout=SHORT_S)
+        if found.status_code == 200:
+            return False
+        client._request_raw(
+            "POST", f"/api/blobs/{digest}", content=_chunks(path, size, recorder),
+            headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+        )  # fmt: skip
+    return True
+
+
+def _chunks(path: Path, size: int, recorder: Recorder) -> Iterator[bytes]:
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            recorder.check_stop()
+            yield chunk
+            done += len(chunk)
+            recorder.phase("ollama_sending", done, size, "bytes")

@@ -22,7 +22,7 @@ RUNS = CATALOG | {"engine.runs", "filelock", "psutil", "matplotlib"}
 
 MAY_IMPORT = {
     "engine/options": OPTIONS,
-    "engine/catalog": CATALOG | {"jinja2", "psutil", "pyarrow"},
+    "engine/catalog": CATALOG | {"jinja2", "psutil", "pyarrow", "ollama", "httpx"},
     "engine/runs": RUNS,
     "terminal": RUNS | {"terminal"},
     "webui": RUNS | {"webui", "gradio"},
@@ -53,21 +53,23 @@ def test_the_engine_does_not_know_who_looks_at_it():
     assert upward == []
 
 
-def test_matplotlib_is_imported_only_where_a_curve_is_drawn():
+@pytest.mark.parametrize("name", ["matplotlib", "ollama", "httpx"])
+def test_what_loads_slowly_is_imported_only_where_it_is_used(name):
     early = [
         str(path)
         for path in code_files(*LIGHT_ROOMS)
         for node in tree_of(path).body
-        if isinstance(node, ast.Import | ast.ImportFrom) and "matplotlib" in ast.unparse(node)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        if re.match(rf"(import|from) {name}\b", ast.unparse(node))
     ]
-    assert early == [], "matplotlib takes half a second to load: import it inside the function that draws"
+    assert early == [], f"{name} takes half a second to load: import it inside the function that needs it"
 
 
 def test_a_light_room_loads_nothing_heavy():
     modules = [module_name(path) for path in code_files("engine/options", "engine/catalog", "engine/runs", "terminal")]
     assert len(modules) > 20
     loaded = _loaded_after("; ".join(f"import {name}" for name in modules))
-    assert loaded & {*HEAVY, "gradio", "matplotlib", "numpy", "pyarrow"} == set()
+    assert loaded & {*HEAVY, "gradio", "matplotlib", "numpy", "pyarrow", "ollama", "httpx"} == set()
 
 
 @pytest.mark.parametrize("path", code_files("webui"), ids=str)
@@ -91,7 +93,9 @@ def test_building_the_page_loads_no_torch():
     assert loaded & set(HEAVY) == set()
 
 
-@pytest.mark.parametrize("command", ["", "train", "export", "gguf", "chat", "api", "runs", "data", "env", "webui"])
+@pytest.mark.parametrize(
+    "command", ["", "train", "export", "gguf", "ollama", "chat", "api", "runs", "data", "env", "webui"]
+)
 def test_a_help_text_loads_neither_torch_nor_gradio(command):
     code = f"""
 import runpy, sys
@@ -101,7 +105,7 @@ try:
 except SystemExit as end:
     assert not end.code, end.code
 """
-    assert _loaded_after(code) & {*HEAVY, "gradio", "matplotlib"} == set()
+    assert _loaded_after(code) & {*HEAVY, "gradio", "matplotlib", "ollama"} == set()
 
 
 def test_importing_touches_nothing(tmp_path):
@@ -204,7 +208,8 @@ def test_what_is_imported_is_required():
     assert all(re.match(r"[\w-]+>=[\d.]+(,<\d+)?\s+# \w", line) for line in lines)
     required = {re.match(r"[\w-]+", line)[0].lower() for line in lines}
     package = {"yaml": "pyyaml", "pydantic_core": "pydantic", "typing_extensions": "pydantic", "starlette": "gradio",
-               "fastapi": "gradio", "uvicorn": "gradio", "tokenizers": "transformers", "PIL": "matplotlib"}  # fmt: skip
+               "fastapi": "gradio", "uvicorn": "gradio", "tokenizers": "transformers", "PIL": "matplotlib",
+               "httpx": "ollama"}  # fmt: skip
     optional = {"llama_cpp", "swanlab", *MODULES.values()}  # named where they are missing, with how to get them
     ours = {"engine", "webui", "terminal", "app", "environment"}
     imported = {name.split(".")[0] for path in code_files() for name in imported_by(path)}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from engine.work.ollama import Pieces, find_pieces, go_template, modelfile, stop_words
+from engine.catalog.modelfile import Modelfile, modelfile_of, parse_modelfile, suggested_name
+from engine.errors import UserError
+from engine.options.rules_served import is_ollama_name, whole_name
+from engine.work.modelfile import Pieces, find_pieces, go_template, modelfile, stop_words
+from tests.go_template import run_go
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}"
@@ -81,94 +83,6 @@ def jinja(name: str):
     return lambda messages, wants: template.render(messages=messages, add_generation_prompt=wants, bos_token=BOS[name])
 
 
-def run_go(template: str, messages: list[dict[str, str]]) -> str:
-    """Run a Go template as Ollama does: ``.Messages`` are the turns, ``.System`` the text of the system turns."""
-    tokens = re.split(r"""(\{\{(?:[^"}]|"[^"]*")*\}\})""", template)
-    data = {"Messages": messages, "System": "\n\n".join(m["content"] for m in messages if m["role"] == "system")}
-    text, end = _run(tokens, 0, data, data, {})
-    assert end == len(tokens), "an {{ end }} too many"
-    return text
-
-
-def _run(tokens, at, dot, root, variables, active=True):
-    """Run up to the {{ end }} or {{ else }} that is not ours."""
-    out = []
-    while at < len(tokens):
-        token = tokens[at]
-        if not token.startswith("{{"):
-            out.append(token if active else "")
-            at += 1
-            continue
-        code = token[2:-2].strip()
-        if code == "end" or code.startswith("else"):
-            break
-        at += 1
-        if code.startswith("range"):
-            start, pieces = at, []
-            assert code == "range $i, $_ := .Messages"
-            for index, message in enumerate(dot["Messages"] if active else [{"role": "", "content": ""}]):
-                part, at = _run(tokens, start, message, root, {"$i": index}, active)
-                pieces.append(part)
-            if not dot.get("Messages") and active:
-                _, at = _run(tokens, start, {"role": "", "content": ""}, root, {"$i": 0}, False)
-            assert tokens[at] == "{{ end }}"
-            out.append("".join(pieces))
-            at += 1
-        elif code.startswith("if"):
-            done, condition = False, code[2:]
-            while True:
-                chosen = active and not done and bool(_value(condition, dot, root, variables))
-                part, at = _run(tokens, at, dot, root, variables, chosen)
-                out.append(part if chosen else "")
-                done = done or chosen
-                code = tokens[at][2:-2].strip()
-                at += 1
-                if code == "end":
-                    break
-                condition = code[len("else if") :] if code.startswith("else if") else "true"
-        elif ":=" in code:
-            name, value = code.split(":=")
-            variables = {**variables, name.strip(): _value(value, dot, root, variables)}
-        elif active:
-            out.append(str(_value(code, dot, root, variables)))
-    return "".join(out), at
-
-
-def _value(code: str, dot, root, variables):
-    words = re.findall(r'"[^"]*"|[()]|[^\s()]+', code)
-
-    def atom():
-        word = words.pop(0)
-        if word == "(":
-            value = call()
-            assert words.pop(0) == ")"
-            return value
-        if word.startswith('"'):
-            return word[1:-1]
-        if word == "true" or word.isdigit():
-            return True if word == "true" else int(word)
-        if word.startswith("$."):
-            return root[word[2:]]
-        if word.startswith("$"):
-            return variables[word]
-        return dot[word[1:]] if word[1:] in dot else dot[word[1:].lower()]
-
-    def call():
-        functions = {"eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "le": lambda a, b: a <= b, "len": len,
-                     "not": lambda a: not a,
-                     "and": lambda a, b: a and b, "slice": lambda a, b: a[b:]}  # fmt: skip
-        if words[0] not in functions:
-            return atom()
-        function, arguments = functions[words.pop(0)], []
-        while words and words[0] != ")":
-            arguments.append(atom())
-        return function(*arguments)
-
-    value = call()
-    assert not words, f"left over: {words}"
-    return value
-
-
 @pytest.mark.parametrize("name", TEMPLATES)
 @pytest.mark.parametrize("with_system", [False, True], ids=["no system", "system"])
 @pytest.mark.parametrize("turns", [1, 3])
@@ -198,14 +112,13 @@ def test_an_answer_that_was_begun_is_left_open():
 def test_default_system_becomes_the_system_line():
     pieces = find_pieces(jinja("chatml"), BOS["chatml"])
     assert pieces.default_system == "You are SmolLM."
-    text = modelfile("demo-F16.gguf", pieces, ["<|im_end|>", 'a "b"'], None, {"temperature": 0.2})
-    lines = text.splitlines()
+    lines = modelfile("demo-F16.gguf", pieces, ["<|im_end|>", 'a "b"'], None, {"temperature": 0.2}).text.splitlines()
     assert lines[0] == "FROM ./demo-F16.gguf"
     assert 'SYSTEM """You are SmolLM."""' in lines
-    assert 'PARAMETER stop "<|im_end|>"' in lines and r'PARAMETER stop "a \"b\""' in lines
+    assert 'PARAMETER stop "<|im_end|>"' in lines and 'PARAMETER stop "a "b""' in lines  # Ollama knows no escapes
     assert "PARAMETER temperature 0.2" in lines
-    assert 'SYSTEM """Mine."""' in modelfile("x.gguf", pieces, [], "Mine.", {})
-    assert "SYSTEM" not in modelfile("x.gguf", pieces, [], "", {})
+    assert 'SYSTEM """Mine."""' in modelfile("x.gguf", pieces, [], "Mine.", {}).text
+    assert "SYSTEM" not in modelfile("x.gguf", pieces, [], "", {}).text
 
 
 def test_stop_words():
@@ -223,4 +136,72 @@ def test_braces_of_a_template_are_not_taken_for_go():
 
 def test_a_template_that_does_not_come_apart_is_left_to_ollama():
     assert find_pieces(lambda messages, wants: "the same for everyone") is None
-    assert modelfile("x.gguf", None, ["</s>"], None, {}) == 'FROM ./x.gguf\n\nPARAMETER stop "</s>"\n'
+    assert modelfile("x.gguf", None, ["</s>"], None, {}).text == 'FROM ./x.gguf\n\nPARAMETER stop "</s>"\n'
+
+
+def test_a_modelfile_says_the_same_when_it_is_read():
+    for said in (
+        Modelfile("./a.gguf", "{{ .Messages }}\n", 'Be "brief"\n\nand kind.', {"stop": ["<|im_end|>", "\n\n", 'a "b"'],
+                                                                              "temperature": 0.2, "top_k": 40}),
+        Modelfile("./a b.gguf"),
+        Modelfile("llama3", ' two  spaces "quoted" ', "", {"stop": ['"']}),
+    ):  # fmt: skip
+        assert parse_modelfile(said.text) == said
+
+
+def test_a_modelfile_is_read_as_ollama_writes_it():
+    """The forms of ``ollama show --modelfile``: comments, words in any case, values without quotes."""
+    text = """# Modelfile generated by "ollama show"
+# To build a new Modelfile based on this, replace FROM with:
+# FROM mine:latest
+
+FROM /root/.ollama/models/blobs/sha256-0a
+TEMPLATE "{{ .System }}
+{{ .Prompt }}"
+SYSTEM You are brief.
+parameter stop ### Instruction:
+PARAMETER stop "
+"
+PARAMETER temperature 0.2
+LICENSE \"\"\"Free,
+as in air\"\"\"
+"""
+    assert parse_modelfile(text, other=("LICENSE",)) == Modelfile(
+        "/root/.ollama/models/blobs/sha256-0a", "{{ .System }}\n{{ .Prompt }}", "You are brief.",
+        {"stop": ["### Instruction:", "\n"], "temperature": 0.2},
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        parse_modelfile(text)
+    assert caught.value.key == "ollama.modelfile_line" and caught.value.facts["line"] == 13
+    with pytest.raises(UserError) as caught:
+        parse_modelfile('FROM x\nSYSTEM """no end\nPARAMETER top_k 4\n')
+    assert caught.value.key == "ollama.modelfile_open" and caught.value.facts["line"] == 2
+
+
+def test_the_modelfile_beside_a_file_is_its_own(tmp_path):
+    one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
+    (tmp_path / "Modelfile").write_text("FROM ./one.gguf\n")
+    assert modelfile_of(one) == tmp_path / "Modelfile" and modelfile_of(two) is None
+    (tmp_path / "two.Modelfile").write_text("FROM ./two.gguf\n")
+    assert modelfile_of(two) == tmp_path / "two.Modelfile"
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "my-model", "my.model_2:q8-0", "me/mine", "example.com:5000/me/mine:7b", "A" * 80]
+)
+def test_names_that_ollama_takes(name):
+    assert is_ollama_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " a", "a b", "a:", ":a", "a:b:c", "a//b", ".a", "-a", "a/b.c/d/e", "m.e/a", "a\n", "é", "A" * 81, "../a"],
+)
+def test_names_that_it_does_not_take(name):
+    assert not is_ollama_name(name)
+
+
+def test_a_name_after_a_file():
+    assert suggested_name("x/My Model (v2)-Q8_0.gguf") == "my-model-v2-q8_0"
+    assert is_ollama_name(suggested_name("…….gguf")) and is_ollama_name(suggested_name("_a.gguf"))
+    assert whole_name("Mine") == "mine:latest" and whole_name("h:5000/a/b") == "h:5000/a/b:latest"

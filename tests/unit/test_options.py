@@ -22,6 +22,7 @@ from engine.options.yaml_text import write_yaml
 
 VALID = {
     "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {},
+    "ollama": {"ollama": "mine", "gguf": "mine.gguf"},
     "api": {}, "data": {"dataset": ("identity",)}, "webui": {}, "preflight": {"dataset": ("identity",)},
 }  # fmt: skip
 """The least that each job wants said."""

@@ -31,7 +31,7 @@ def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
     outfile = outfile_of(job, folder)
     with unfinished(outfile) as temporary:
         verified, tokenizer = _make(job, folder, temporary, recorder)
-    from engine.work.ollama import write_modelfile
+    from engine.work.modelfile import write_modelfile
 
     modelfile = write_modelfile(outfile, tokenizer, folder, job.default_system, recorder)
     result = {"outfile": str(outfile), "size_bytes": outfile.stat().st_size, "outtype": job.outtype,
