@@ -8,6 +8,7 @@ from engine.options.base import Options
 from engine.options.chat import Chat
 from engine.options.data import Data, Inspect
 from engine.options.devices import Devices
+from engine.options.evaluation import Answers, Choice, Evaluation
 from engine.options.export import Export, Gguf
 from engine.options.generation import Generation
 from engine.options.model import Model, Quantization, Vocabulary
@@ -41,6 +42,12 @@ class PreflightJob(TrainJob, Preflight):
         return (*TrainJob.groups(), Preflight)
 
 
+class EvalJob(Model, Evaluation, Answers, Choice, Quantization):
+    """Measure how well a model does."""
+
+    kind: ClassVar[str] = "eval"
+
+
 class ChatJob(Model, Chat, Generation, Quantization):
     """Hold a model and answer."""
 
@@ -72,5 +79,5 @@ class ServeJob(Serve):
 
 
 JOBS: dict[str, type[Options]] = {
-    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ExportJob, GgufJob, DataJob, ServeJob)
+    job.kind: job for job in (TrainJob, EvalJob, PreflightJob, ChatJob, ExportJob, GgufJob, DataJob, ServeJob)
 }

@@ -34,7 +34,8 @@ from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
-        "gguf": "engine.work.gguf.job", "chat": "engine.work.chat", "data": "engine.work.inspect"}  # fmt: skip
+        "gguf": "engine.work.gguf.job", "chat": "engine.work.chat", "eval": "engine.work.evaluate",
+        "data": "engine.work.inspect"}  # fmt: skip
 LATE = ("gguf", "chat", "data")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
 

@@ -181,14 +181,16 @@ def fit_to_adapter(model: PreTrainedModel, path: str | Path) -> None:
 
 
 def render_prompt(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], job: Model, add_generation_prompt: bool = True
-) -> str:
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], job: Model, add_generation_prompt: bool = True,
+    tools: list[dict[str, Any]] | None = None,
+) -> str:  # fmt: skip
     """The text of a conversation as the chat template writes it, ready to be tokenized without special tokens.
 
     Args:
         messages: turns with ``role`` and ``content``; a system turn that the job names is put in front when none is
             there.
         add_generation_prompt: end with the opening of the assistant's turn.
+        tools: the functions that may be called, as chat templates expect them.
 
     Raises:
         UserError: there is no chat template, or it refuses these messages.
@@ -198,6 +200,7 @@ def render_prompt(
         add_generation_prompt,
         enable_thinking=job.enable_thinking,
         preserve_thinking=job.preserve_thinking or None,
+        tools=tools,
     )
 
 

@@ -221,7 +221,7 @@ def test_what_was_said_of_the_training_is_noted_after_it(job_type):
         job_from(job_type, {**values, "finetunig_type": "lora"})
 
 
-@pytest.mark.parametrize("word", ["eval", "api", "webchat"])
+@pytest.mark.parametrize("word", ["api", "webchat"])
 def test_a_word_that_is_not_built_is_refused_with_what_there_is(word, capsys):
     assert app.main([word, "some.yaml"]) == 2
     assert word in capsys.readouterr().err
