@@ -109,8 +109,8 @@ def _sentence_bleu() -> BLEU:
 
 
 def _spread(text: str) -> str:
-    """A text whose words are its characters."""
-    return " ".join("\u2581" if character.isspace() else character for character in text)
+    """A text whose words are its characters; a space, as that cannot be one, is written as its number."""
+    return " ".join(f"\u2581{ord(character)}" if character.isspace() else character for character in text)
 
 
 def _json_totals(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
