@@ -142,7 +142,7 @@ def test_killed_and_gone_on_with_is_the_same_as_never_killed(measure, monkeypatc
 
 
 def test_run_again_it_gives_the_same_and_with_other_options_not(measure):
-    first, lines, folder = measure("again")
+    first, lines, _ = measure("again")
     assert (first, lines) == measure("again")[:2]
     assert (first, lines) == measure("elsewhere")[:2]
     metrics, others, _ = measure("again", max_new_tokens=3)
