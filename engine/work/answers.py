@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from engine.options.generation import Generation
+from engine.work.generate import takes
 
 
 def answer_all(
@@ -55,10 +56,10 @@ def letter_logps(
     device = next(model.parameters()).device
     ids, mask = left_padded(prompts, tokenizer.pad_token_id)
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    given = {"input_ids": ids, "attention_mask": mask, "position_ids": places}
+    keep = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     with torch.no_grad():
-        output = model(
-            input_ids=ids.to(device), attention_mask=mask.to(device), position_ids=places.to(device), use_cache=False
-        )
+        output = model(**{name: each.to(device) for name, each in given.items()}, use_cache=False, **keep)
     return output.logits[:, -1, list(letters)].float().log_softmax(dim=-1).cpu()
 
 

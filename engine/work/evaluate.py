@@ -84,13 +84,15 @@ def load(job: EvalJob, path: str | Path, tokenizer: Any, device: Device) -> Load
 def measured_with(job: EvalJob, path: str | Path, rows: Rows | None) -> dict[str, Any]:
     """All that the lines of an evaluation depend on: options, weights, rows, libraries."""
     options = {name: value for name, value in job.values().items() if name not in IN_ANY_FOLDER}
-    folders = [Path(path), *map(Path, job.adapters)]
-    weights = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in _weights_in(folders)]
+    files = _files_in([Path(path), *map(Path, job.adapters)], ".safetensors", ".bin")
+    if job.task:
+        files += _files_in([Path(job.task_dir).expanduser()], ".csv", ".zip", ".json")
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256()
     for row in rows or ():
         digest.update(json.dumps([row.input_ids, row.labels]).encode())
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
-    content = {"options": options, "weights": weights, "rows": digest.hexdigest(), "versions": versions}
+    content = {"options": options, "files": stamps, "rows": digest.hexdigest(), "versions": versions}
     return json.loads(json.dumps(content))
 
 
@@ -197,5 +199,5 @@ def write_answers(job: EvalJob, loaded: Loaded, asked: list[Question], recorder:
     return kept
 
 
-def _weights_in(folders: Iterable[Path]) -> Iterable[Path]:
-    return sorted(file for folder in folders for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+def _files_in(folders: Iterable[Path], *suffixes: str) -> list[Path]:
+    return sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in suffixes)

@@ -122,7 +122,7 @@ def generate(
         source.seed()
     else:
         source.manual_seed(sampling.sampling_seed)
-    keep = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
+    keep = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     seen = torch.tensor([prompt], device=device)
     new, cache = seen, None
     while True:
@@ -213,7 +213,8 @@ def _processors(sampling: Generation, is_sampled: bool) -> LogitsProcessorList:
     return chosen
 
 
-def _takes(model: torch.nn.Module, argument: str) -> bool:
+def takes(model: torch.nn.Module, argument: str) -> bool:
+    """Whether a model, plain or wrapped by peft, can be given this argument."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return argument in inspect.signature(inner.forward).parameters
 

@@ -1,4 +1,7 @@
-"""Scores of written answers against those that the data holds. All are percentages; docs/evaluate.md defines each."""
+"""Scores of written answers against those that the data holds. All are percentages; docs/evaluate.md defines each.
+
+The libraries take three seconds to load, so they are loaded when the first answer is scored.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,6 @@ import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
-
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU
 
 from engine.catalog.answer_scores import (
     Hits,
@@ -80,6 +80,8 @@ def character_bleu(predict: str, label: str) -> float:
 def corpus_bleu(pairs: Sequence[tuple[str, str]]) -> float:
     """sacrebleu's BLEU of the whole corpus, in words: cut by "zh" where most labels are Chinese, else by "13a"."""
     chinese = sum(bool(_CHINESE.search(label)) for _, label in pairs)
+    from sacrebleu.metrics import BLEU
+
     scorer = BLEU(tokenize="zh" if 2 * chinese > len(pairs) else "13a")
     return scorer.corpus_score([predict for predict, _ in pairs], [[label for _, label in pairs]]).score
 
@@ -98,12 +100,16 @@ class _Tokens:
 
 
 @lru_cache(maxsize=1)
-def _rouge_scorer() -> RougeScorer:
+def _rouge_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer([*ROUGE.values()], tokenizer=_Tokens())
 
 
 @lru_cache(maxsize=1)
-def _sentence_bleu() -> BLEU:
+def _sentence_bleu() -> Any:
+    from sacrebleu.metrics import BLEU
+
     # force: the text looks tokenized, and is; effective_order: an answer of three characters has no four in a row
     return BLEU(tokenize="none", smooth_method="exp", effective_order=True, force=True)
 

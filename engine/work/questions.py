@@ -14,7 +14,9 @@ from engine.catalog.rendering import renderer_of
 from engine.catalog.rows import rows_of
 from engine.catalog.tool_formats import wrapped_tools
 from engine.errors import UserError
+from engine.options.evaluation import Evaluation
 from engine.options.jobs import EvalJob, TrainJob
+from engine.options.model import Model
 from engine.runs.record import Recorder
 from engine.work.dataset import Rows, prepare
 from engine.work.load import render_prompt
@@ -43,7 +45,12 @@ class Question(NamedTuple):
 
 def as_training(job: EvalJob) -> TrainJob:
     """The training that would learn from the same rows: so both read, render, cut and hold out rows by one code."""
-    shared = {name: getattr(job, name) for name in EvalJob.model_fields if name in TrainJob.model_fields}
+    shared = {
+        name: getattr(job, name)
+        for group in (Model, Evaluation)
+        for name in group.model_fields
+        if name in TrainJob.model_fields
+    }
     if job.eval_dataset:
         shared |= {"dataset": job.eval_dataset, "eval_dataset": (), "val_size": 0.0}
     return TrainJob(**{**shared, "output_dir": None, "packing": False})

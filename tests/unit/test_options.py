@@ -22,7 +22,8 @@ from engine.options.yaml_text import write_yaml
 
 VALID = {
     "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {},
-    "data": {"dataset": ("identity",)}, "eval": {"dataset": ("identity",)}, "webui": {}, "preflight": {"dataset": ("identity",)},
+    "data": {"dataset": ("identity",)}, "eval": {"dataset": ("identity",)}, "webui": {},
+    "preflight": {"dataset": ("identity",)},
 }  # fmt: skip
 """The least that each job wants said."""
 
