@@ -19,6 +19,7 @@ import transformers
 
 from engine.catalog.devices import Device, precision, recommended_threads
 from engine.catalog.rendering import named_template
+from engine.errors import UserError
 from engine.options.jobs import EvalJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested, write_text
@@ -36,6 +37,7 @@ from engine.work.loss import sequence_logps
 from engine.work.metrics import row_scores, total_scores
 from engine.work.questions import Question, by_length, measured_rows, questions
 from engine.work.rope import longest
+from engine.work.shortage import is_shortage, shortage
 
 IN_ANY_FOLDER = ("output_dir", "overwrite_output_dir", "preprocessing_num_workers")
 """Options that change no number."""
@@ -51,7 +53,21 @@ class Loaded(NamedTuple):
 
 
 def run(job: EvalJob, recorder: Recorder) -> dict[str, Any]:
-    """Measure what the job names. Returns the numbers, which are in the run's folder as well."""
+    """Measure what the job names. Returns the numbers, which are in the run's folder as well.
+
+    Raises:
+        UserError: something that the job names is missing or does not fit, or memory ran out.
+        StopRequested: somebody asked for it; what is measured is kept.
+    """
+    try:
+        return _run(job, recorder)
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        raise UserError("eval.out_of_memory", size=job.per_device_eval_batch_size, **shortage(error)) from error
+
+
+def _run(job: EvalJob, recorder: Recorder) -> dict[str, Any]:
     folder = recorder.folder
     device = usable_device(recorder)
     path = local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir)
