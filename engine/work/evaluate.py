@@ -86,7 +86,7 @@ def _run(job: EvalJob, recorder: Recorder) -> dict[str, Any]:
 
 
 def load(job: EvalJob, path: str | Path, tokenizer: Any, device: Device) -> Loaded:
-    """The model with its adapters. On a CPU in float32, where a row's numbers do not depend on its batch."""
+    """The model with its adapters. On a CPU in float32, where numbers hardly depend on which rows share a batch."""
     torch.set_num_threads(recommended_threads())
     name = job.infer_dtype
     if name == "auto":
