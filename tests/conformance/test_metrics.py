@@ -19,6 +19,7 @@ PAIRS = [
     ("the cat sat on the mat", "the cat is on the mat"), ("你好，很高兴认识你！", "你好，认识你很高兴。"),
     ("completely different", "nothing alike: 42"), ("abcd", "abcd"), ("a b  c\nd e", "a b c d e"),
     ("short", "a much longer label than the answer is"), ("mixed 中文 and words", "words and 中文 mixed"),
+    ("the cat sat", "the cat sat on the old mat"),
 ]  # fmt: skip
 
 
@@ -99,6 +100,7 @@ def test_scores_of_extraction():
     assert scores["json_triple_f1"] == pytest.approx(200 / 3, abs=1e-3)  # 1 of 1 found, of 2 wanted
     assert scores["json_item_f1"] == 0  # the type is wrong, so the whole object is
     assert scores["json_field_f1"] == pytest.approx(600 / 11, abs=1e-3)  # 3 of 4 found, of 7 wanted
+    assert row_scores('{"b": 1, "a": 2}', '{"a": 1, "b": 2}', JOB)["json_field_f1"] == 0  # right values, wrong names
     broken = row_scores("[{", right, JOB)
     assert [broken[f"json_{name}"] for name in ("valid", "item_f1", "field_f1", "triple_f1")] == [0, 0, 0, 0]
     assert "json_valid" not in row_scores("{}", "no JSON", JOB)
