@@ -1,4 +1,4 @@
-"""Lines of an evaluation that was killed anywhere: whole batches count, the rest is done anew, and the end is the same."""
+"""Lines of an evaluation that was killed anywhere: whole batches count, the rest is done anew; the end is the same."""
 
 from __future__ import annotations
 
