@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 
-JOB_COMMANDS = ("train", "preflight", "export", "gguf", "chat", "api", "webui")
+JOB_COMMANDS = ("train", "eval", "preflight", "export", "gguf", "chat", "api", "webui")
 COMMANDS = (*JOB_COMMANDS, "ollama", "runs", "data", "env")
 SAME = {"version": "env"}
 """Words that commands for LLaMA-Factory use for one of ours."""
-NOT_HERE = ("eval", "webchat")
+NOT_HERE = ("webchat",)
 """Words of it that are not built, each with a sentence of its own."""
 
 
@@ -43,8 +43,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _do_job(command: str, arguments: list[str], language: str) -> int:
-    from engine.options.command import help_text, parse
+    from engine.options.command import help_text, job_from, read_arguments
     from engine.options.jobs import JOBS
+    from engine.options.reference import as_evaluation, is_evaluation
 
     job_type = JOBS[command]
     if {"--help", "-h"} & set(arguments):
@@ -52,6 +53,8 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         return 0
     if command == "webui":
         arguments = [*arguments, f"lang={language}"]
+    if command == "eval" and language in ("en", "zh"):
+        arguments = [f"lang={language}", *arguments]
     if command in ("train", "preflight"):
         import os
 
@@ -65,7 +68,10 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
         from engine.runs.api import words_from_environment
 
         arguments = [*words_from_environment(os.environ), *arguments]
-    job, warnings = parse(job_type, arguments)
+    values = read_arguments(job_type, arguments)
+    if command == "train" and is_evaluation(values):
+        job_type, values = JOBS["eval"], as_evaluation(values)
+    job, warnings = job_from(job_type, values)
     for warning in warnings:
         print(warning.text(language), file=sys.stderr)
     if command == "webui":

@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from engine.catalog.answer_scores import Hits, triple_hits, triples  # noqa: E402
 from engine.options.jobs import ChatJob  # noqa: E402
 from engine.runs import chat  # noqa: E402
 
@@ -76,7 +77,8 @@ def run(command: str, **options: object) -> float:
 def score(model: dict[str, str], rows: list[dict]) -> tuple[float, float, float, float, float]:
     """Micro-F1, precision and recall of exact (subject, predicate, object) triples; share of valid JSON; tokens/s."""
     folder = chat.load(ChatJob.from_values(model))
-    hits = found = wanted = valid = tokens = 0
+    hits = Hits()
+    valid = tokens = 0
     seconds = 0.0
     try:
         chat.wait_until_ready(folder, timeout_s=300)
@@ -84,28 +86,15 @@ def score(model: dict[str, str], rows: list[dict]) -> tuple[float, float, float,
             prompt = f"{row['instruction']}\n{row['input']}"
             messages = [{"role": "user", "content": prompt}]
             pieces = list(chat.answer(folder, messages, do_sample=False, max_new_tokens=LONGEST_ANSWER))
-            predicted = triples("".join(piece.text for piece in pieces))
-            expected = triples(row["output"])
-            valid += predicted is not None
-            hits += len((predicted or set()) & expected)
-            found += len(predicted or ())
-            wanted += len(expected)
+            predicted = "".join(piece.text for piece in pieces)
+            valid += triples(predicted) is not None
+            hits += triple_hits(predicted, triples(row["output"]))
             tokens += pieces[-1].tokens
             seconds += pieces[-1].seconds
     finally:
         chat.unload(folder)
-    precision, recall = hits / found if found else 0.0, hits / wanted
-    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
-    print(f"{model}: F1 {f1:.3f}", flush=True)
-    return f1, precision, recall, valid / len(rows), tokens / seconds if seconds else 0.0
-
-
-def triples(text: str) -> set[tuple[str, str, str]] | None:
-    """The triples of a JSON list; None when the text is no such list."""
-    try:
-        return {(fact["subject"], fact["predicate"], fact["object"]) for fact in json.loads(text.strip())}
-    except (ValueError, TypeError, KeyError):
-        return None
+    print(f"{model}: F1 {hits.f1:.3f}", flush=True)
+    return hits.f1, hits.precision, hits.recall, valid / len(rows), tokens / seconds if seconds else 0.0
 
 
 if __name__ == "__main__":

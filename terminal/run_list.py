@@ -15,7 +15,7 @@ from engine.runs.queue import place_of
 from engine.words import words
 from terminal.columns import aligned
 
-SHOWN = ("train", "export", "gguf")
+SHOWN = ("train", "eval", "export", "gguf")
 STATUSES = ("queued", "starting", "running", "stopping", "done", "failed", "stopped", "lost")
 HEADS = (
     "started", "kind", "status", "progress", "loss", "best_eval_loss", "duration", "size_bytes", "name", "model",

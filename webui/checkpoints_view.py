@@ -153,7 +153,7 @@ def _watched(folder: Folder | None, picked: dict[str, Any], checked: dict[str, A
         return [*nothing, ""]
     note = f'<p class="fine">{marked(view.text)}</p>'
     if progress.kind != "train":
-        return [*nothing, note]
+        return [*nothing[:-1], gr.update(value=resume, interactive=view.point is not None), note]
     can_lead_on = gr.update(interactive=_adapter(folder, picked, found) is not None)
     label = _label(view.point, language) if view.point else resume
     return [
@@ -216,14 +216,16 @@ def _what_was_found(checked: dict[str, Any], found: list[Saved], language: str) 
 
 
 def _resumed(folder: Folder, picked: dict[str, Any], language: str, token: str | None) -> list[Any]:
-    """Go on with a run, in its own folder or as a new one, and watch it on the Train tab."""
+    """Go on with a run, in its own folder or as a new one, and watch it on the tab of its kind."""
     step = _step(saved(folder), folder, picked)
     try:
-        is_branch = point_of(folder, step).is_branch
-        again = submit(resumed_job(folder, step), language, token)
+        job = resumed_job(folder, step)
+        tab = "eval" if job.kind == "eval" else "train"
+        is_branch = tab == "train" and point_of(folder, step).is_branch
+        again = submit(job, language, token)
     except UserError as error:
         return [refusal(error, language), *[gr.skip()] * 4]
     live.forget_list()
     branched = notice("good", escaped(words("checkpoints.branched", language, step=step, name=folder.name)))
     said = (branched if is_branch else "") + queued_notice(again, language)
-    return ["", again.name if is_branch else None, said, gr.Tabs(selected="train"), "train"]
+    return ["", again.name if is_branch else None, said, gr.Tabs(selected=tab), tab]

@@ -22,6 +22,7 @@ from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
+from webui.tab_evaluate import EvaluateTab
 from webui.tab_export import ExportTab
 from webui.tab_gguf import GgufTab
 from webui.tab_runs import RunsTab
@@ -31,7 +32,7 @@ from webui.topbar import TopBar
 
 TICK_S = 1.5
 QUEUE_S = 10.0
-TABS = ("data", "train", "runs", "chat", "export", "gguf")
+TABS = ("data", "train", "runs", "eval", "chat", "export", "gguf")
 
 
 def serve(job: Serve) -> int:
@@ -73,6 +74,7 @@ def build_page(language: str = "en") -> gr.Blocks:
                 "data": lambda: DataTab(frame),
                 "train": lambda: TrainTab(frame, shown),
                 "runs": lambda: RunsTab(frame, made["train"], shown),
+                "eval": lambda: EvaluateTab(frame),
                 "chat": lambda: ChatTab(frame),
                 "export": lambda: ExportTab(frame),
                 "gguf": lambda: GgufTab(frame),

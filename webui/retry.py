@@ -61,6 +61,8 @@ def connect_retry(frame: Frame, card: Any, own_notice: Any, shown: Any, trains_n
         live.forget_list()
         changes = ", ".join(f"{name}: {as_text(value)}" for name, value in retry.changes.items())
         said = waiting + notice("good", escaped(words("page.retrying", language, changes=changes)))
+        if retry.job.kind == "eval":
+            return [said, *skipped[:-2], gr.Tabs(selected="eval"), "eval"] if trains_notice else [said, gr.skip()]
         return ["", None, said, gr.Tabs(selected="train"), "train"] if trains_notice else [said, None]
 
     card.select(on_click, frame.language, outputs, trigger_mode="once", concurrency_limit=None, **PRIVATE)

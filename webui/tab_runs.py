@@ -30,7 +30,7 @@ from webui.run_actions import RunActions
 from webui.run_edit import RunEdit
 from webui.run_table import RunTable
 
-KINDS = ("train", "export", "gguf")
+KINDS = ("train", "eval", "export", "gguf")
 
 
 class RunsTab:

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from engine.catalog.choice_tasks import read_task
 from engine.catalog.datasets import find_entry, read_rows
 from engine.catalog.modelfile import read_modelfile
 from engine.catalog.models import model_problem
@@ -15,7 +16,7 @@ from engine.catalog.rendering import named_template
 from engine.catalog.stages import stage_problem
 from engine.errors import Problem, UserError
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, GgufJob, OllamaJob, TrainJob
+from engine.options.jobs import ChatJob, EvalJob, GgufJob, OllamaJob, TrainJob
 from engine.options.model import Model
 
 READ_THROUGH_BYTES = 16 * 2**20
@@ -29,7 +30,7 @@ def problems_on_disk(job: Options) -> list[Problem]:
         if not getattr(job, "gguf", None) and not getattr(job, "ollama", None):
             found.append(model_problem(job.model_name_or_path))
         found.append(_template_problem(job))
-        if isinstance(job, ChatJob | GgufJob):
+        if isinstance(job, ChatJob | EvalJob | GgufJob):
             found += [_scoring_problem(job.model_name_or_path, "model_name_or_path")]
             found += [_scoring_problem(path, "adapter_name_or_path") for path in job.adapters]
         found += [_adapter_problem(path) for path in job.adapters]
@@ -37,6 +38,9 @@ def problems_on_disk(job: Options) -> list[Problem]:
         found += [_gguf_problem(job), _modelfile_problem(job)]
     if isinstance(job, TrainJob):
         found += package_problems(job)
+    if isinstance(job, EvalJob):
+        found.append(_task_problem(job))
+    if isinstance(job, EvalJob | TrainJob):
         found += [_dataset_problem(job, name, "dataset") for name in job.dataset]
         found += [_dataset_problem(job, name, "eval_dataset") for name in job.eval_dataset]
     return [problem for problem in found if problem]
@@ -92,13 +96,25 @@ def _scoring_problem(path: str | None, option: str) -> Problem | None:
     return Problem("reward_model_no_answers", option, {"path": path}) if scores else None
 
 
-def _dataset_problem(job: TrainJob, name: str, option: str) -> Problem | None:
+def _task_problem(job: EvalJob) -> Problem | None:
+    """A choice task that is not there, or in which a row cannot be read."""
+    try:
+        if job.task:
+            read_task(Path(job.task_dir).expanduser(), job.task, job.max_samples)
+    except UserError as error:
+        return Problem(error.key, "task", error.facts)
+    return None
+
+
+def _dataset_problem(job: EvalJob | TrainJob, name: str, option: str) -> Problem | None:
     """A dataset that is not registered, whose file is missing, or in which a row cannot be read."""
     try:
         entry = find_entry(Path(job.dataset_dir), name)
         wrong = stage_problem(entry, job.stage, option)
         if wrong:
             return wrong
+        if isinstance(job, EvalJob) and entry.kind == "text" and job.do_predict and job.stage == "sft":
+            return Problem("eval.text_has_no_answers", option, {"dataset": name})
         if not entry.is_remote:  # else it is fetched when the job starts
             is_small = entry.path.is_file() and entry.path.stat().st_size <= READ_THROUGH_BYTES
             for _ in islice(read_rows(entry), None if is_small else 1):

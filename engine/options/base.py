@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from typing_extensions import Self  # in typing itself from Python 3.11 on
 
 from engine.errors import Problem, Refused
-from engine.options.option import about
+from engine.options.option import about, limits_of
 
 
 def _split(value: Any) -> Any:
@@ -88,16 +88,6 @@ def plain_type(field: FieldInfo) -> type:
     if get_origin(first) is Literal:
         return type(get_args(first)[0])
     return get_origin(first) or first
-
-
-def limits_of(field: FieldInfo) -> dict[str, float]:
-    """The numeric limits of a field: a subset of ``ge``, ``gt``, ``le``, ``lt``."""
-    found = {}
-    for item in field.metadata:
-        for name in ("ge", "gt", "le", "lt"):
-            if getattr(item, name, None) is not None:
-                found[name] = getattr(item, name)
-    return found
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -8,6 +8,7 @@ from engine.options.base import Options
 from engine.options.chat import Chat, Served
 from engine.options.data import Data, Inspect
 from engine.options.devices import Devices
+from engine.options.evaluation import Answers, Choice, Evaluation
 from engine.options.export import Export, Gguf, Ollama
 from engine.options.generation import Generation
 from engine.options.model import Model, Quantization, Vocabulary
@@ -39,6 +40,12 @@ class PreflightJob(TrainJob, Preflight):
     @classmethod
     def groups(cls) -> tuple[type[Options], ...]:
         return (*TrainJob.groups(), Preflight)
+
+
+class EvalJob(Model, Evaluation, Answers, Choice, Quantization):
+    """Measure how well a model does."""
+
+    kind: ClassVar[str] = "eval"
 
 
 class ChatJob(Model, Served, Chat, Generation, Quantization):
@@ -88,5 +95,6 @@ class ServeJob(Serve):
 
 
 JOBS: dict[str, type[Options]] = {
-    job.kind: job for job in (TrainJob, PreflightJob, ChatJob, ApiJob, ExportJob, GgufJob, OllamaJob, DataJob, ServeJob)
+    job.kind: job
+    for job in (TrainJob, EvalJob, PreflightJob, ChatJob, ApiJob, ExportJob, GgufJob, OllamaJob, DataJob, ServeJob)
 }

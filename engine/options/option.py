@@ -36,3 +36,19 @@ def option(
 def about(field: Any, key: str) -> Any:
     """What ``option()`` noted down for a pydantic field."""
     return field.json_schema_extra[key]
+
+
+def same_as(group: Any, name: str) -> Any:
+    """An option that a group has in common with another, where it is declared; its type is written again."""
+    field = group.model_fields[name]
+    return Field(field.default, json_schema_extra=field.json_schema_extra, **limits_of(field))
+
+
+def limits_of(field: Any) -> dict[str, float]:
+    """The numeric limits of a field: a subset of ``ge``, ``gt``, ``le``, ``lt``."""
+    found = {}
+    for item in field.metadata:
+        for name in ("ge", "gt", "le", "lt"):
+            if getattr(item, name, None) is not None:
+                found[name] = getattr(item, name)
+    return found

@@ -13,7 +13,8 @@ import yaml
 
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import ApiJob, ChatJob, ExportJob, TrainJob
+from engine.options.jobs import ApiJob, ChatJob, EvalJob, ExportJob, TrainJob
+from engine.options.training import further_training_arguments
 from engine.options.yaml_text import read_value
 
 ANY = "any"
@@ -60,6 +61,8 @@ def in_our_words(job_type: type[Options], values: dict[str, Any]) -> dict[str, A
     """The same values under our names, where ours differ."""
     if job_type is ApiJob and values.get("infer_backend") == "vllm":
         return {"api_engine": "vllm"} | {name: value for name, value in values.items() if name != "infer_backend"}
+    if issubclass(job_type, EvalJob):
+        return _of_an_evaluation(dict(values))
     if not issubclass(job_type, TrainJob):
         return values
     values = dict(values)
@@ -73,10 +76,32 @@ def in_our_words(job_type: type[Options], values: dict[str, Any]) -> dict[str, A
     return values
 
 
+def is_evaluation(values: dict[str, Any]) -> bool:
+    """Whether a command to ``train`` trains nothing, and evaluates or answers a dataset instead."""
+    asked = any(_is_true(values.get(name)) for name in ("do_eval", "do_predict"))
+    return asked and not _is_true(values.get("do_train"))
+
+
+def as_evaluation(values: dict[str, Any]) -> dict[str, Any]:
+    """The values of such a command for an evaluation: what is not asked for there is not done."""
+    return {"do_eval": False, "do_predict": False, **values}
+
+
+def _of_an_evaluation(values: dict[str, Any]) -> dict[str, Any]:
+    for theirs, ours in (("batch_size", "per_device_eval_batch_size"), ("save_dir", "output_dir")):
+        if theirs in values:
+            values.setdefault(ours, values.pop(theirs))
+    if _is_true(values.get("predict_with_generate")):
+        del values["predict_with_generate"]  # answers are never made otherwise here
+    return values
+
+
 def is_for_training(job_type: type[Options], name: str) -> bool:
     """Whether a chat or an export is told something about the training before it, which changes nothing by then."""
-    if job_type not in (ChatJob, ApiJob, ExportJob) or name in job_type.model_fields:
+    if job_type not in (ChatJob, ApiJob, EvalJob, ExportJob) or name in job_type.model_fields:
         return False
+    if job_type is EvalJob and name in further_training_arguments():
+        return True
     about_model = ("model", "quantization")  # new tokens come with the adapter
     return any(name in group.model_fields for group in TrainJob.groups() if group.__name__.lower() not in about_model)
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import ApiJob, ChatJob, ExportJob, GgufJob, OllamaJob, TrainJob
+from engine.options.jobs import ApiJob, ChatJob, EvalJob, ExportJob, GgufJob, OllamaJob, TrainJob
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
+from engine.options.rules_evaluation import EVAL_RULES
 from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
 from engine.options.rules_served import CHAT_RULES as SERVED_RULES
 from engine.options.rules_served import OLLAMA_RULES
@@ -125,6 +126,10 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
         lora_has_targets, adapters_need_lora, held_out_is_whole, held_out_once, evaluation_has_rows,
         shares_are_mixed, shares_fit_datasets, streaming_has_an_end, streaming_holds_out_a_number, streaming_takes_all,
         *TRAIN_RULES, *STAGE_RULES, *DEVICE_RULES, *TRAINING_RULES,
+    ),
+    EvalJob: (
+        model_is_named, prompt_or_history, held_out_is_whole, held_out_once, shares_are_mixed, shares_fit_datasets,
+        *EVAL_RULES, *CHAT_RULES,
     ),
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named,),

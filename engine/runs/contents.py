@@ -144,6 +144,13 @@ def _names(folder: Folder, kind: str) -> tuple[set[str], set[str]]:
     of_kind = {
         "chat": (folder.address,),
         "api": (folder.chat_template,),
+        "eval": (
+            folder.results,
+            folder.predictions,
+            folder.predict_results,
+            folder.row_losses,
+            folder.measured_with,
+        ),
         "data": (folder.report, folder.findings, folder.lengths, folder.rejects, folder.clean),
     }
     trained = (folder.training_args, folder.results, folder.loss_plot, folder.card, folder.ladder)

@@ -137,6 +137,26 @@ class Folder:
         return self.path / "clean.jsonl"
 
     @property
+    def predictions(self) -> Path:
+        """What an evaluation's model answered, with label and scores; one JSON object a line."""
+        return self.path / "generated_predictions.jsonl"
+
+    @property
+    def predict_results(self) -> Path:
+        """The scores of those answers; JSON."""
+        return self.path / "predict_results.json"
+
+    @property
+    def row_losses(self) -> Path:
+        """Loss of each row of an evaluation; one JSON object a line."""
+        return self.path / "row_losses.jsonl"
+
+    @property
+    def measured_with(self) -> Path:
+        """What the lines of an evaluation depend on, so that none is taken over from another one; JSON."""
+        return self.path / ".measured_with.json"
+
+    @property
     def notes(self) -> Path:
         """Title and note that people gave the run; JSON, there while it has one of them. A worker never writes it."""
         return self.path / "notes.json"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from engine.catalog.devices import Device, memory_text, recommended_threads
 from engine.errors import Problem
 from engine.options.base import Options
-from engine.options.jobs import PreflightJob, TrainJob
+from engine.options.jobs import EvalJob, PreflightJob, TrainJob
 from engine.runs.folder import Folder
 
 OF_A_RANK = (
@@ -148,14 +148,15 @@ def worker_environment(job: Options, environment: Mapping[str, str], found: Sequ
     """
     place = place_in(environment) if isinstance(job, TrainJob) else None
     mine = {name: value for name, value in environment.items() if place or name not in OF_A_RANK}
-    if isinstance(job, TrainJob) and not place:
-        gpus = chosen_gpus(job, found)
-        if gpus:
-            visible = [word.strip() for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
-            mine["CUDA_VISIBLE_DEVICES"] = ",".join(visible[gpu.index] if visible else str(gpu.index) for gpu in gpus)
-            mine.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts them
-        if job.processes_here > 1:
-            mine.setdefault("OMP_NUM_THREADS", str(max(1, recommended_threads() // job.processes_here)))
+    gpus = chosen_gpus(job, found) if isinstance(job, TrainJob) and not place else []
+    if isinstance(job, EvalJob):
+        gpus = [device for device in found if not device.is_cpu][:1]
+    if gpus:
+        visible = [word.strip() for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+        mine["CUDA_VISIBLE_DEVICES"] = ",".join(visible[gpu.index] if visible else str(gpu.index) for gpu in gpus)
+        mine.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts them
+    if isinstance(job, TrainJob) and not place and job.processes_here > 1:
+        mine.setdefault("OMP_NUM_THREADS", str(max(1, recommended_threads() // job.processes_here)))
     mine["PYTHONUNBUFFERED"] = "1"
     return mine
 

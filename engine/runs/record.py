@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.options.base import Options
+from engine.options.jobs import EvalJob
 from engine.options.yaml_text import write_yaml
 from engine.runs.folder import Folder
 
@@ -73,7 +74,10 @@ def write_job(folder: Folder, job: Options, language: str) -> None:
 def about(job: Options) -> dict[str, Any]:
     """What the list of runs says of a job, small enough for ``state.json``."""
     names = {"model": "model_name_or_path", "method": "finetuning_type", "datasets": "dataset"}
-    return {ours: getattr(job, theirs, None) for ours, theirs in names.items()}
+    found = {ours: getattr(job, theirs, None) for ours, theirs in names.items()}
+    if isinstance(job, EvalJob):
+        found |= {"method": job.kind, "datasets": (job.task,) if job.task else job.eval_dataset or job.dataset}
+    return found
 
 
 def update_state(folder: Folder, **facts: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from engine.errors import Problem, UserError
 from engine.options.base import Options
 from engine.options.command import job_from
-from engine.options.jobs import PreflightJob, TrainJob
+from engine.options.jobs import EvalJob, PreflightJob, TrainJob
 from engine.runs.checkpoints import STATE, damage
 from engine.runs.facts import read_facts
 from engine.runs.folder import Folder
@@ -51,7 +51,7 @@ def why_not_resumable(
         known: its checkpoints, if they were looked at just now.
     """
     state = read_state(folder)
-    if state.kind != "train":
+    if state.kind not in ("train", "eval"):
         return "resume_only_training", {"kind": state.kind}
     if state.is_waiting:
         return "resume.waits", {"name": folder.name}
@@ -60,6 +60,10 @@ def why_not_resumable(
     fault = _fault_of_job(folder)
     if fault:
         return "resume.job_unreadable", {"name": folder.name, "detail": fault}
+    if state.kind == "eval":
+        if checkpoint is not None:
+            return "resume.no_such_checkpoint", {"name": folder.name, "step": checkpoint, "known": "–"}
+        return ("resume.evaluated", {"name": folder.name}) if state.status == "done" else None
     if state.status == "done" and checkpoint is None:
         found = [each for each in (saved(folder) if known is None else known) if each.is_latest]
         facts = {"folder": folder.path, "options": shlex.quote(str(folder.training_args))}
@@ -91,11 +95,12 @@ def point_of(folder: Folder, checkpoint: int | None = None, known: list[Saved] |
     return Point(_step_of(base), base, is_foreign=True) if base else Point(0, None)
 
 
-def resumed_job(folder: Folder, checkpoint: int | None = None) -> TrainJob:
+def resumed_job(folder: Folder, checkpoint: int | None = None) -> EvalJob | TrainJob:
     """The job that goes on with a run.
 
-    From its last checkpoint it goes on in its own folder, and without any it begins anew. From an earlier one it goes
-    on as another run in a folder of its own, so that nothing that was saved since is lost.
+    An evaluation goes on in its own folder with what is not measured yet. A training goes on from its last checkpoint
+    in its own folder, and without any it begins anew. From an earlier one it goes on as another run in a folder of its
+    own, so that nothing that was saved since is lost.
 
     Args:
         checkpoint: the step of the one to go on from; it is read through. None: the last one that is intact.
@@ -107,6 +112,9 @@ def resumed_job(folder: Folder, checkpoint: int | None = None) -> TrainJob:
     reason = why_not_resumable(folder, checkpoint)
     if reason:
         raise UserError(reason[0], **reason[1])
+    job = read_job(folder)
+    if isinstance(job, EvalJob):
+        return job_from(EvalJob, {**job.values(), "output_dir": str(folder.path), "overwrite_output_dir": False}).job
     point = point_of(folder, checkpoint)
     if checkpoint is not None and point.checkpoint is not None:
         _refuse_damaged(point.checkpoint, verify(point.checkpoint), saved(folder))
@@ -116,7 +124,7 @@ def resumed_job(folder: Folder, checkpoint: int | None = None) -> TrainJob:
         "overwrite_output_dir": False,
         "resume_from_checkpoint": str(point.checkpoint) if is_named else LAST,
     }
-    return job_from(TrainJob, {**read_job(folder).values(), **changes}).job
+    return job_from(TrainJob, {**job.values(), **changes}).job
 
 
 def base_of(folder: Folder) -> Path | None:
@@ -222,4 +230,4 @@ def _fault_at(folder: Folder, changed_ns: int) -> str | None:
         return str(error)
     except OSError as error:
         return f"{folder.job.name}: {error.strerror}"
-    return None if isinstance(job, TrainJob) else f"{folder.job.name}: {type(job).__name__}"
+    return None if isinstance(job, EvalJob | TrainJob) else f"{folder.job.name}: {type(job).__name__}"

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 from engine.errors import UserError
 from engine.options.command import job_from, read_arguments
-from engine.options.jobs import TrainJob
+from engine.options.jobs import EvalJob, TrainJob
 from engine.runs.folder import Folder
 from engine.runs.read import read_state
 from engine.runs.resume import resumed_job
 
-OUT_OF_MEMORY = ("out_of_memory", "lost_to_memory", "rank_killed")
+OUT_OF_MEMORY = ("out_of_memory", "eval.out_of_memory", "lost_to_memory", "rank_killed")
 """Errors of runs to which a smaller micro-batch may be the remedy."""
 
 
 class Retry(NamedTuple):
     """A job that goes on with a run, and the options in which it differs from the one before."""
 
-    job: TrainJob
+    job: EvalJob | TrainJob
     changes: dict[str, Any]
 
 
@@ -42,21 +42,25 @@ def retried_job(folder: Folder, arguments: list[str] | None = None) -> Retry:
         Refused: what is to be changed is not valid.
     """
     job = resumed_job(folder)
-    given = read_arguments(TrainJob, arguments or [])
+    given = read_arguments(type(job), arguments or [])
     if not given and not ran_out_of_memory(folder):
         raise UserError("retry.memory_sufficed", name=folder.name)
     changes = given or cheaper(job, folder)
-    changed = job_from(TrainJob, {**job.values(), **changes}).job
+    changed = job_from(type(job), {**job.values(), **changes}).job
     return Retry(changed, {name: changed.values().get(name, value) for name, value in changes.items()})
 
 
-def cheaper(job: TrainJob, folder: Folder) -> dict[str, Any]:
+def cheaper(job: EvalJob | TrainJob, folder: Folder) -> dict[str, Any]:
     """Changes that need less memory and leave each step its examples: half the micro-batch and twice as many of them
     (a third of an odd one, and so on); where it is a single row, activations are computed twice and not kept.
 
     Raises:
         UserError: there are none; what would help changes the result, and is for the user to choose.
     """
+    if isinstance(job, EvalJob) and job.per_device_eval_batch_size > 1:
+        return {"per_device_eval_batch_size": job.per_device_eval_batch_size // 2}
+    if isinstance(job, EvalJob):
+        raise UserError("retry.evaluates_single_rows", name=folder.name)
     size = job.per_device_train_batch_size
     if size > 1:
         factor = next(number for number in range(2, size + 1) if size % number == 0)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from engine.errors import UserError
 from engine.runs.folder import Folder
+from engine.runs.read import read_state
 from engine.runs.resume import Point, point_of, why_not_resumable
 from engine.runs.saved import Saved, saved
 from engine.words import words
@@ -57,6 +58,8 @@ def outlook(folder: Folder, checkpoint: int | None, language: str, known: list[S
     reason = why_not_resumable(folder, checkpoint, found)
     if reason:
         return _cannot(UserError(reason[0], **reason[1]), language)
+    if read_state(folder).kind == "eval":
+        return Outlook(Point(0, None), words("checkpoints.evaluates", language))
     try:
         point = point_of(folder, checkpoint, found)
     except UserError as error:

@@ -21,7 +21,7 @@ from filelock import FileLock
 from engine.catalog.devices import Device
 from engine.errors import UserError
 from engine.options.base import Options
-from engine.options.jobs import PreflightJob, TrainJob
+from engine.options.jobs import EvalJob, PreflightJob, TrainJob
 from engine.runs.folder import QUEUE, Folder
 from engine.runs.read import is_alive, read_state
 from engine.runs.record import write_text
@@ -52,16 +52,18 @@ def wished(job: Options, found: Iterable[Device]) -> Wish | None:
     A training that spans several machines takes none either: all its machines must begin together, and none can wait
     for its own queue.
     """
+    gpus = [device for device in found if not device.is_cpu]
+    freest = sorted(gpus, key=lambda gpu: (-gpu.free_bytes, gpu.index))
+    if isinstance(job, EvalJob):
+        return Wish(tuple(map(seat_of, freest)) or (CPU,), 1)
     if not isinstance(job, TrainJob) or isinstance(job, PreflightJob) or job.nnodes > 1:
         return None
-    gpus = [device for device in found if not device.is_cpu]
     if job.devices:
         named = [number.removeprefix("cuda:") for number in job.devices]
-        gpus = [gpu for gpu in gpus if str(gpu.index) in named]
-    if not gpus or job.training_arguments.get("use_cpu") in (True, "true", "True"):
+        freest = [gpu for gpu in freest if str(gpu.index) in named]
+    if not freest or job.training_arguments.get("use_cpu") in (True, "true", "True"):
         return Wish((CPU,), 1)
-    freest = sorted(gpus, key=lambda gpu: (-gpu.free_bytes, gpu.index))
-    count = len(gpus) if job.devices else min(job.processes_here, len(gpus))
+    count = len(freest) if job.devices else min(job.processes_here, len(freest))
     return Wish(tuple(seat_of(gpu) for gpu in freest), count)
 
 

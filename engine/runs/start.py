@@ -17,7 +17,7 @@ from engine.catalog.checks import problems_on_disk
 from engine.catalog.devices import Device, devices
 from engine.errors import Problem, Refused, UserError
 from engine.options.base import Options
-from engine.options.jobs import ChatJob, DataJob, ExportJob, GgufJob, OllamaJob, PreflightJob, TrainJob
+from engine.options.jobs import ChatJob, DataJob, EvalJob, ExportJob, GgufJob, OllamaJob, PreflightJob, TrainJob
 from engine.runs.checkpoints import numbered, remove
 from engine.runs.finish import finish_problems, guard_command, on_finish_of
 from engine.runs.folder import SAVES, Folder, new_folder
@@ -70,7 +70,7 @@ def start(
             for path in (own.stop_request, own.card):
                 path.unlink(missing_ok=True)
             anew: dict[str, Any] = {}
-            if is_training and job.overwrite_output_dir:
+            if isinstance(job, TrainJob | EvalJob) and job.overwrite_output_dir:
                 _clear(own)
                 anew = {"summary": {}}
             write_job(own, job, language)
@@ -92,7 +92,7 @@ def checked_devices(job: Options) -> tuple[Device, ...]:
         Refused: something is not there, or cannot be read.
     """
     is_training = isinstance(job, TrainJob)
-    found = devices() if is_training else ()
+    found = devices() if isinstance(job, TrainJob | EvalJob) else ()
     place = place_in(os.environ) if is_training else None
     problems = problems_on_disk(job) + ([] if place else device_problems(job, found))
     if place and not job.output_dir:
@@ -113,6 +113,8 @@ def folder_for(job: Options) -> Folder:
         if job.output_dir:
             return Folder(Path(job.output_dir))
         return new_folder("train", job.model_name_or_path, job.finetuning_type)
+    if isinstance(job, EvalJob):
+        return Folder(Path(job.output_dir)) if job.output_dir else new_folder("eval", job.model_name_or_path, "eval")
     if isinstance(job, ChatJob):
         return new_folder(job.kind, job.ollama or job.gguf or job.model_name_or_path, "chat")
     if isinstance(job, ExportJob | GgufJob):
@@ -149,6 +151,12 @@ def _has_recorded_its_end(folder: Folder) -> bool:
 
 def refuse_finished(job: Options, folder: Folder) -> None:
     """A finished run is never written over unless that was asked for; an unfinished one goes on."""
+    if isinstance(job, EvalJob) and folder.state.is_file():
+        before = read_state(folder)
+        if before.kind != job.kind:
+            raise UserError("eval.folder_of_another", folder=folder.path, kind=before.kind)
+        if before.status == "done" and not job.overwrite_output_dir:
+            raise UserError("output_dir_finished", folder=folder.path)
     if not isinstance(job, TrainJob) or job.overwrite_output_dir or job.resume_from_checkpoint:
         return
     is_done = folder.state.is_file() and read_state(folder).status == "done"
@@ -165,7 +173,7 @@ def _clear(folder: Folder) -> None:
     for checkpoint in numbered(folder.path):
         remove(checkpoint)
     shutil.rmtree(folder.saving, ignore_errors=True)
-    for path in (folder.events, folder.results, folder.loss_plot, folder.log, folder.ladder):
+    for path in (folder.events, folder.results, folder.loss_plot, folder.log, folder.ladder, folder.measured_with):
         path.unlink(missing_ok=True)
 
 

@@ -35,7 +35,7 @@ from engine.work.shortage import is_shortage, shortage
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
         "gguf": "engine.work.gguf.job", "ollama": "engine.work.ollama", "chat": "engine.work.chat",
-        "data": "engine.work.inspect", "api": "engine.work.api.job"}  # fmt: skip
+        "eval": "engine.work.evaluate", "data": "engine.work.inspect", "api": "engine.work.api.job"}  # fmt: skip
 LATE = ("gguf", "ollama", "chat", "data", "api")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
 

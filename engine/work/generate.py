@@ -162,7 +162,7 @@ def generate(
         source.seed()
     else:
         source.manual_seed(sampling.sampling_seed)
-    keep = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
+    keep = {"logits_to_keep": 1} if takes(model, "logits_to_keep") else {}
     seen = torch.tensor([prompt], device=device)
     new, cache = seen, None
     while True:
@@ -280,7 +280,8 @@ def _byte_letters() -> dict[str, int]:
 _BYTES = _byte_letters()
 
 
-def _takes(model: torch.nn.Module, argument: str) -> bool:
+def takes(model: torch.nn.Module, argument: str) -> bool:
+    """Whether a model, plain or wrapped by peft, can be given this argument."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return argument in inspect.signature(inner.forward).parameters
 

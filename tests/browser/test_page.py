@@ -119,14 +119,14 @@ def test_start_is_in_reach_and_nothing_is_wider_than_the_window(visit, width):
     page = visit(width=width)
     page.mouse.wheel(0, 5000)
     expect(page.locator("#start")).to_be_in_viewport()
-    for tab in ("data", "train", "runs", "chat", "export", "gguf"):
+    for tab in ("data", "train", "runs", "eval", "chat", "export", "gguf"):
         open_tab(page, tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
 
 
 def test_every_control_has_a_label(visit):
     page = visit()
-    for tab in ("data", "train", "runs", "chat", "export", "gguf"):
+    for tab in ("data", "train", "runs", "eval", "chat", "export", "gguf"):
         open_tab(page, tab)
         page.wait_for_timeout(300)
         unnamed = page.evaluate(

@@ -21,7 +21,7 @@ NOT_TYPED = {
     "hub_token": "a secret: it comes from the environment (HF_TOKEN) and never enters a run's folder",
     "parallelism_config": "a Python object, which no command line can write",
     "local_rank": "set by the launcher of several processes, in the environment",
-    "do_predict": "refused: answers to a whole dataset are not written and scored yet",
+    "do_predict": "refused beside a training: an evaluation writes answers and scores them",
 }
 
 NOT_OFFERED = {

@@ -22,7 +22,7 @@ from engine.options.yaml_text import write_yaml
 
 VALID = {
     "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {},
-    "ollama": {"ollama": "mine", "gguf": "mine.gguf"},
+    "ollama": {"ollama": "mine", "gguf": "mine.gguf"}, "eval": {"dataset": ("identity",)},
     "api": {}, "data": {"dataset": ("identity",)}, "webui": {}, "preflight": {"dataset": ("identity",)},
 }  # fmt: skip
 """The least that each job wants said."""
@@ -170,19 +170,26 @@ def test_every_option_says_where_it_stands(kind, name):
         assert all(value in (choices_of(switch) or (True, False)) for value in allowed)
 
 
-SAMPLING = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+SAMPLING = ("do_sample", "temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
 
 
 def test_a_name_means_one_thing_in_the_whole_program():
     """Two jobs that know a name share its declaration; no further argument is declared a second time.
 
-    But for how answers are drawn: those that training writes come from the model as it is."""
+    But for how answers are drawn: those that training writes come from the model as it is, those of an evaluation are
+    greedy. And for ``lang``, which LLaMA-Factory calls the language of its questions, too."""
     declared: dict[str, object] = {}
     for job in JOBS.values():
         for group in job.groups():
             for name in group.model_fields:
-                assert declared.setdefault(name, group) is group or name in SAMPLING, name
-    assert set(declared) & set(further_training_arguments()) == set()
+                first = declared.setdefault(name, group)
+                is_shared = first is group or notes(first, name) is notes(group, name)  # by ``same_as``
+                assert is_shared or name in SAMPLING or name == "lang", name
+    assert set(declared) & set(further_training_arguments()) == {"do_eval"}  # beside a training it changes nothing
+
+
+def notes(group, name: str) -> object:
+    return group.model_fields[name].json_schema_extra
 
 
 # What people type

@@ -25,7 +25,8 @@ NAMES = {
     "JSON", "kB", "Lathe", "LoRA", "MB", "ModelScope", "NEFTune", "Ollama", "SDPA", "URL", "YAML", "bf16", "bfloat16",
     "f16", "float16", "float32", "fp16", "fp32", "h", "k", "min", "p", "s", "top", "Top-k", "Top-p",
     "Adam-mini", "APOLLO", "BAdam", "BNPO", "DAPO", "DPO", "Dr", "FP4", "GaLore", "GRPO", "Hinge", "IPO", "Llama",
-    "LLaMA", "Muon", "NF4", "OFT", "ORPO", "PiSSA", "Pro", "Sigmoid", "SimPO", "SwanLab", "YaRN",
+    "LLaMA", "Muon", "NF4", "OFT", "ORPO", "PiSSA", "Pro", "ROUGE-1", "ROUGE-2", "ROUGE-L",
+    "Sigmoid", "SimPO", "SwanLab", "YaRN",
 }  # fmt: skip
 """What a translation may leave as it is: a text of these words alone, and of signs and figures."""
 
