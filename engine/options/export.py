@@ -19,6 +19,7 @@ NEED_IMATRIX = ("q2_k_s", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s
 """Types that llama.cpp refuses to make without an importance matrix."""
 OutTypes = Annotated[tuple[OUTTYPES, ...], BeforeValidator(split_names)]
 
+
 class Export(Options):
     """Base model + adapters → one merged model."""
 

@@ -29,9 +29,7 @@ CARD_BYTES = 16_384
 """Of a run card in the metadata; more would be a book."""
 
 
-def write(
-    paths: dict[str, Path], planned: list[Planned], architecture: str, describe: Callable, recorder
-) -> None:
+def write(paths: dict[str, Path], planned: list[Planned], architecture: str, describe: Callable, recorder) -> None:
     """Write a file of each type, reading every weight once.
 
     Args:

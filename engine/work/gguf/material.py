@@ -70,9 +70,7 @@ def gather(job: GgufJob, recorder) -> Material:
     if adapter is not None:
         made_by_llama = [outtype for outtype in job.outtype if outtype not in tensors.TYPES]
         if made_by_llama:
-            raise UserError(
-                "gguf.adapter_outtype", outtype=", ".join(made_by_llama), known=", ".join(tensors.TYPES)
-            )
+            raise UserError("gguf.adapter_outtype", outtype=", ".join(made_by_llama), known=", ".join(tensors.TYPES))
         matrices = lora.plan_adapter(adapter, family, config, planned)
         about = lora.adapter_description(family, adapter, folder)
         return Material(

@@ -49,9 +49,7 @@ def prompts(tokenizer) -> list[str]:
     ]
 
 
-def ask_source(
-    folder: Path, tokenizer, trust_remote_code: bool, recorder, adapter: Path | None = None
-) -> list[Spoken]:
+def ask_source(folder: Path, tokenizer, trust_remote_code: bool, recorder, adapter: Path | None = None) -> list[Spoken]:
     """What the source model, with its adapter if there is one, answers, and what it expects at every place.
 
     Returns:

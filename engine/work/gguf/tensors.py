@@ -170,9 +170,7 @@ def _all_of(values: np.ndarray) -> Callable[[int, int], np.ndarray]:
     return lambda start, stop: values[start:stop]
 
 
-def _together(
-    name: str, experts: dict[int, Weight], names, family: Architecture, config: dict[str, Any]
-) -> Planned:
+def _together(name: str, experts: dict[int, Weight], names, family: Architecture, config: dict[str, Any]) -> Planned:
     """The same matrix of every expert, one behind the other along a new first axis."""
     count = config.get("num_experts") or len(experts)
     missing = [number for number in range(count) if number not in experts]
