@@ -52,8 +52,8 @@ MODELS = {
     ),
     "qwen3moe": (
         "Qwen3MoeConfig",
-        {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True,
-         "decoder_sparse_step": 1, "mlp_only_layers": []},
+        {"head_dim": 32, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+         "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []},
     ),
     "internlm2": ("LlamaConfig", {"tie_word_embeddings": False}),
     "internlm3": ("LlamaConfig", {"tie_word_embeddings": False, "attention_bias": True, "head_dim": 32}),

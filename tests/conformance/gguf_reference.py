@@ -21,8 +21,8 @@ NAMES_DIFFER = ("general.name", "general.basename", "general.size_label", "gener
                 "general.organization", "general.version", "general.type", "general.tags", "general.sampling",
                 "GGUF.")  # fmt: skip
 """Metadata that say nothing of how the model computes, and follow from the folder's name."""
-NO_VOCABULARY = ("gemma", "internlm", "qwen2")
-"""Families whose tokenizers are of another kind than the one at hand: their words are not compared."""
+WITH_VOCABULARY = ("llama", "smollm3", "phi3", "qwen3moe")
+"""Models whose words are compared; with the others it would be the same words again."""
 
 
 def contents(path: Path, name: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def contents(path: Path, name: str) -> dict[str, Any]:
     }
     metadata = {}
     for key, found in reader.fields.items():
-        is_vocabulary = key.startswith("tokenizer.") and name.startswith(NO_VOCABULARY)
+        is_vocabulary = key.startswith("tokenizer.") and name not in WITH_VOCABULARY
         if not key.startswith(NAMES_DIFFER) and not is_vocabulary:
             value = found.contents()
             value = round(value, 6) if isinstance(value, float) else value
@@ -66,8 +66,8 @@ def record(checkout: Path) -> None:
             tiny(name, tokenizer, folder)
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             kind = get_model_class(config["architectures"][0])
-            if name.startswith(NO_VOCABULARY):
-                kind.set_vocab = base.TextModel._set_vocab_gpt2
+            if name not in WITH_VOCABULARY:
+                kind = type(kind.__name__, (kind,), {"model_arch": kind.model_arch, "set_vocab": lambda self: None})
             for outtype in OUTTYPES:
                 out = Path(place) / f"{outtype}.gguf"
                 kind(folder, gguf.LlamaFileType[f"MOSTLY_{outtype.upper()}"], out).write()

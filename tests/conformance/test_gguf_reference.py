@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.conformance.gguf_models import MODELS, tiny
-from tests.conformance.gguf_reference import OUTTYPES, RECORDED, contents
 from transformers import AutoTokenizer
 
 from engine.options.jobs import GgufJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
 from engine.work.gguf import making, material, vocabulary
+from tests.conformance.gguf_models import MODELS, tiny
+from tests.conformance.gguf_reference import OUTTYPES, RECORDED, contents
 
 OURS_ALONE = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.padding_token_id")
 """Said by ours even where the reference leaves llama.cpp to its default, which is the same."""

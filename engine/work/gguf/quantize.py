@@ -1,4 +1,4 @@
-"""Types that llama.cpp makes: it rewrites a .gguf file in a smaller one. llama-cpp-python is optional and may be missing."""
+"""Types that llama.cpp makes: it rewrites a .gguf file in a smaller one. llama-cpp-python is optional."""
 
 from __future__ import annotations
 

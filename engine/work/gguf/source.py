@@ -16,7 +16,7 @@ DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor in a file. ``rows(which)`` reads a slice, or the rows of these numbers, of the first axis as float32."""
+    """One tensor in a file. ``rows(which)`` reads a slice, or the rows of these numbers, as float32."""
 
     name: str
     shape: tuple[int, ...]
