@@ -79,7 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _with_derived(config: dict[str, Any]) -> dict[str, Any]:
-    """Further names for ``architectures.yaml``: head_size, rotary_size, window and window_pattern.
+    """Further names for ``architectures.yaml``: head_size, rotary_size, num_experts, window and window_pattern.
 
     window: sliding_window, or 0. window_pattern: every how many layers one looks at everything; None where none does,
     or the model has one kind of layer.
@@ -96,6 +96,7 @@ def _with_derived(config: dict[str, Any]) -> dict[str, Any]:
         **config,
         "head_size": head_size,
         "rotary_size": int(share * config["hidden_size"]) // config["num_attention_heads"],
+        "num_experts": config.get("num_experts") or config.get("num_local_experts"),
         "window": config.get("sliding_window") or 0,
         "window_pattern": step if is_regular else "irregular",
     }

@@ -6,7 +6,6 @@ template, without chance. Each file then reads prompt and answer, and is asked a
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,10 @@ import numpy as np
 import yaml
 
 from engine.errors import UserError
+from engine.work.gguf.quantize import quantize
+from engine.work.gguf.speak import Crashed, speak
 from engine.work.gguf.verify import compare_tokens, fail
+from engine.work.gguf.vocabulary import known_text
 
 TOLERANCES = Path(__file__).with_name("tolerances.yaml")
 PROMPTS = (
@@ -104,39 +106,45 @@ def free_memory() -> float:
     return psutil.virtual_memory().available
 
 
-def compare(
-    path: Path, tokenizer, spoken: list[Spoken], llama_cpp, recorder, adapter: Path | None = None
-) -> dict[str, Any]:
-    """Load a file in llama.cpp, on the CPU, with an adapter's file if one is given, and compare it with the source.
-
-    The cache holds float32: a half-precision one would be an error of the run, not of the file.
+def compare(path: Path, tokenizer, spoken: list[Spoken], recorder, adapter: Path | None = None) -> dict[str, Any]:
+    """Let llama.cpp read with a file, on the CPU, beside an adapter's file if one is given; compare with the source.
 
     Returns:
         ``prompt_tokens_equal``: how many prompts were cut alike. Where the source was asked: ``greedy_equal``, for each
         prompt, how many of the answer's ``greedy_tokens`` the file would have chosen too; ``top_k_equal``, the mean
         share of the source's ten likeliest tokens that are among the file's; ``perplexity`` and ``perplexity_source``
         of all tokens; ``divergence``, the mean of Kullback and Leibler's in nats; ``logit_max_difference``.
+        ``computed_as``: "f32" where llama.cpp, as it was built, cannot compute with this type on this processor, so
+        that the same numbers were written out in float32 and tried.
 
     Raises:
         UserError: llama.cpp cannot load the file, cuts a prompt into other tokens, or computes no finite numbers.
     """
-    longest = max(len(each.tokens) for each in spoken)
-    context = -(-longest // 64) * 64
-    try:
-        model = llama_cpp.Llama(
-            model_path=str(path), n_ctx=context, n_batch=context, n_ubatch=context, n_gpu_layers=0, logits_all=True,
-            n_threads=os.cpu_count(), n_threads_batch=os.cpu_count(), type_k=0, type_v=0, verbose=False,
-            lora_path=adapter and str(adapter),
-        )  # fmt: skip
-    except (ValueError, RuntimeError) as error:
-        raise UserError("gguf.verify_failed", detail=f"llama.cpp cannot load it: {error}") from error
-    try:
-        compare_tokens(model, tokenizer, prompts(tokenizer), recorder)
-        found = [_logits(model, each.tokens, recorder) for each in spoken]
-    finally:
-        model.close()
+    texts = [*prompts(tokenizer), known_text()]
+    asked = [each.tokens for each in spoken]
     result: dict[str, Any] = {"prompt_tokens_equal": len(spoken)}
+    try:
+        cut, found = speak(path, texts, asked, recorder, adapter)
+    except Crashed as crash:
+        recorder.warn("gguf.not_computed_here", path=path, signal=str(crash))
+        cut, found = _written_out(path, texts, asked, recorder, adapter)
+        result["computed_as"] = "f32"
+    compare_tokens(cut, tokenizer, texts, recorder)
+    if not all(np.isfinite(logits).all() for logits in found):
+        fail("llama.cpp computes no finite numbers with it")
     return result | (_compared(spoken, found) if spoken[0].logits is not None else {})
+
+
+def _written_out(path: Path, texts: list[str], asked: list[list[int]], recorder, adapter: Path | None):
+    """The same with the file's numbers in float32, which every processor computes."""
+    whole = path.with_name(f"{path.name}.f32")
+    try:
+        quantize(path, whole, "f32", allow_requantize=True)
+        return speak(whole, texts, asked, recorder, adapter)
+    except Crashed as crash:
+        raise UserError("gguf.verify_failed", detail=f"llama.cpp ended by signal {crash}") from crash
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def judge(result: dict[str, Any], outtype: str) -> str | None:
@@ -160,16 +168,6 @@ def tolerances() -> dict[str, dict[str, float]]:
     """By type: the most that may differ."""
     content = yaml.safe_load(TOLERANCES.read_text(encoding="utf-8"))
     return {outtype: group["allowed"] for group in content.values() for outtype in group["types"]}
-
-
-def _logits(model, tokens: list[int], recorder) -> np.ndarray:
-    recorder.check_stop()
-    model.reset()
-    model.eval(tokens)
-    logits = model.scores[: len(tokens)].copy()
-    if not np.isfinite(logits).all():
-        fail("llama.cpp computes no finite numbers with it")
-    return logits
 
 
 def _compared(spoken: list[Spoken], found: list[np.ndarray]) -> dict[str, Any]:

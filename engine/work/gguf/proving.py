@@ -43,7 +43,7 @@ class Proof:
             return {**result, "llama_cpp": None}, None
         recorder.phase("verifying")
         model, adapter = (path, None) if material.adapter is None else (self._base_file(path), path)
-        compared = parity.compare(model, material.tokenizer, self._spoken, self._llama_cpp, recorder, adapter)
+        compared = parity.compare(model, material.tokenizer, self._spoken, recorder, adapter)
         failed = parity.judge(compared, outtype)
         if "greedy_equal" in compared and not failed:
             equal, total = sum(compared["greedy_equal"]), compared["greedy_tokens"] * len(compared["greedy_equal"])

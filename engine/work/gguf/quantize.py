@@ -32,7 +32,7 @@ def import_llama_cpp():
 def quantize(
     source: Path, target: Path, outtype: str, importance: dict[str, np.ndarray] | None = None, **settings: Any
 ) -> None:
-    """Write ``source``, a .gguf of whole floats, to ``target`` in a smaller type.
+    """Write ``source``, a .gguf of whole floats, to ``target`` in a smaller type; or, as "f32", any in a whole one.
 
     Where a row cannot be divided into blocks of 256, llama.cpp itself takes a larger type for that tensor.
 
@@ -45,10 +45,11 @@ def quantize(
     """
     llama_cpp = import_llama_cpp()
     options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{outtype.upper()}")
+    name = "ALL_F32" if outtype == "f32" else f"MOSTLY_{outtype.upper()}"
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{name}")
     options.nthread = os.cpu_count() or 1
-    for name, value in settings.items():
-        setattr(options, name, value)
+    for setting, value in settings.items():
+        setattr(options, setting, value)
     with _importance_of(llama_cpp, importance or {}) as entries:
         if entries is not None:
             options.imatrix = entries

@@ -16,7 +16,6 @@ from engine.errors import UserError
 from engine.work.gguf.convert import encode
 from engine.work.gguf.header import stored_tensors
 from engine.work.gguf.tensors import Planned
-from engine.work.gguf.vocabulary import known_text
 
 WHOLE_TYPES = (Type.F32, Type.F16, Type.BF16)
 ROWS_COMPARED = 64
@@ -67,18 +66,22 @@ def verify_tensors(path: Path, planned: list[Planned], outtype: str | None, reco
     return {"tensors": len(planned), "values_equal": compared}
 
 
-def compare_tokens(model, tokenizer, texts: list[str], recorder) -> None:
-    """Raises: UserError, if llama.cpp cuts one of the texts otherwise than the model's own tokenizer does."""
-    for text in texts:
-        wanted = tokenizer.encode(text, add_special_tokens=False)
-        found = _tokens_of(model, text)
+def compare_tokens(cut: list[list[int]], tokenizer, texts: list[str], recorder) -> None:
+    """Raises: UserError, if llama.cpp cuts a prompt otherwise than the model's own tokenizer does.
+
+    Args:
+        cut: llama.cpp's tokens of each text.
+        texts: the prompts, and at last an odd text, of which a difference is only told.
+    """
+    wanted_of = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    for text, found, wanted in zip(texts[:-1], cut, wanted_of, strict=False):
         if found != wanted:
             pairs = enumerate(zip(found, wanted, strict=False))
             at = next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
             raise UserError(
                 "gguf.tokens_differ", text=text[:80], position=at, llama=found[at : at + 5], own=wanted[at : at + 5]
             )
-    if _tokens_of(model, known_text()) != tokenizer.encode(known_text(), add_special_tokens=False):
+    if cut[-1] != wanted_of[-1]:
         recorder.warn("gguf.odd_text_differs")
 
 
@@ -113,7 +116,3 @@ def _compare_first_rows(tensor: Planned, type: Type, stored: np.ndarray) -> None
     allowed = span * (steps_off / STEPS[type] + 2**-11) + has_offset * largest * 2**-9 + 2**-20
     if not (np.abs(found - wanted).max(-1) <= allowed).all():
         fail(f"{tensor.name} is further from the model than {type.name} rounds")
-
-
-def _tokens_of(model, text: str) -> list[int]:
-    return model.tokenize(text.encode("utf-8"), add_bos=False, special=True)
