@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from signal import SIGILL
 from typing import Any
 
 import numpy as np
 import yaml
 
 from engine.errors import UserError
-from engine.work.gguf.quantize import quantize
 from engine.work.gguf.speak import Crashed, speak
 from engine.work.gguf.verify import compare_tokens, fail
 from engine.work.gguf.vocabulary import known_text
@@ -114,8 +114,6 @@ def compare(path: Path, tokenizer, spoken: list[Spoken], recorder, adapter: Path
         prompt, how many of the answer's ``greedy_tokens`` the file would have chosen too; ``top_k_equal``, the mean
         share of the source's ten likeliest tokens that are among the file's; ``perplexity`` and ``perplexity_source``
         of all tokens; ``divergence``, the mean of Kullback and Leibler's in nats; ``logit_max_difference``.
-        ``computed_as``: "f32" where llama.cpp, as it was built, cannot compute with this type on this processor, so
-        that the same numbers were written out in float32 and tried.
 
     Raises:
         UserError: llama.cpp cannot load the file, cuts a prompt into other tokens, or computes no finite numbers.
@@ -126,25 +124,14 @@ def compare(path: Path, tokenizer, spoken: list[Spoken], recorder, adapter: Path
     try:
         cut, found = speak(path, texts, asked, recorder, adapter)
     except Crashed as crash:
-        recorder.warn("gguf.not_computed_here", path=path, signal=str(crash))
-        cut, found = _written_out(path, texts, asked, recorder, adapter)
-        result["computed_as"] = "f32"
+        if crash.args[0] != SIGILL:
+            fail(f"llama.cpp ended by signal {crash}")
+        recorder.warn("gguf.not_computed_here", path=path)  # nothing is wrong with the file
+        return {"prompt_tokens_equal": 0}
     compare_tokens(cut, tokenizer, texts, recorder)
     if not all(np.isfinite(logits).all() for logits in found):
         fail("llama.cpp computes no finite numbers with it")
     return result | (_compared(spoken, found) if spoken[0].logits is not None else {})
-
-
-def _written_out(path: Path, texts: list[str], asked: list[list[int]], recorder, adapter: Path | None):
-    """The same with the file's numbers in float32, which every processor computes."""
-    whole = path.with_name(f"{path.name}.f32")
-    try:
-        quantize(path, whole, "f32", allow_requantize=True)
-        return speak(whole, texts, asked, recorder, adapter)
-    except Crashed as crash:
-        raise UserError("gguf.verify_failed", detail=f"llama.cpp ended by signal {crash}") from crash
-    finally:
-        whole.unlink(missing_ok=True)
 
 
 def judge(result: dict[str, Any], outtype: str) -> str | None:

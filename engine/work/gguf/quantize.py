@@ -32,7 +32,7 @@ def import_llama_cpp():
 def quantize(
     source: Path, target: Path, outtype: str, importance: dict[str, np.ndarray] | None = None, **settings: Any
 ) -> None:
-    """Write ``source``, a .gguf of whole floats, to ``target`` in a smaller type; or, as "f32", any in a whole one.
+    """Write ``source``, a .gguf of whole floats, to ``target`` in a smaller type.
 
     Where a row cannot be divided into blocks of 256, llama.cpp itself takes a larger type for that tensor.
 
@@ -45,8 +45,7 @@ def quantize(
     """
     llama_cpp = import_llama_cpp()
     options = llama_cpp.llama_model_quantize_default_params()
-    name = "ALL_F32" if outtype == "f32" else f"MOSTLY_{outtype.upper()}"
-    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{name}")
+    options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{outtype.upper()}")
     options.nthread = os.cpu_count() or 1
     for setting, value in settings.items():
         setattr(options, setting, value)

@@ -65,6 +65,7 @@ def main(place: Path) -> None:
     asked = json.loads((place / "asked.json").read_text(encoding="utf-8"))
     context = -(-max(map(len, asked["tokens"])) // 64) * 64
     threads = os.cpu_count()
+    _compute_plainly(llama_cpp.llama_cpp)
     try:
         model = llama_cpp.Llama(
             model_path=asked["path"], lora_path=asked["adapter"], n_ctx=context, n_batch=context, n_ubatch=context,
@@ -81,6 +82,21 @@ def main(place: Path) -> None:
     cut = [model.tokenize(text.encode("utf-8"), add_bos=False, special=True) for text in asked["texts"]]
     (place / "said.json").write_text(json.dumps({"tokens": cut}), encoding="utf-8")
     model.close()
+
+
+def _compute_plainly(library: Any) -> None:
+    """Leave out kernels for repacked weights: AMX ends the process where a virtual machine does not let it be used.
+
+    llama-cpp-python 0.3.36 has the setting in C only; this is a process of our own, so its default may be changed.
+    """
+    default = library.llama_model_default_params
+
+    def plain():
+        params = default()
+        params.use_extra_bufts = False
+        return params
+
+    library.llama_model_default_params = plain
 
 
 if __name__ == "__main__":
