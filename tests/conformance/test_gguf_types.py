@@ -43,7 +43,9 @@ def tokenizer(bundled_model):
 def wide(tokenizer, tmp_path_factory) -> Path:
     """A Llama whose rows K-quants can divide."""
     folder = tmp_path_factory.mktemp("models") / "wide"
-    tiny("llama", tokenizer, folder, hidden_size=256, intermediate_size=512)
+    model = tiny("llama", tokenizer, folder, hidden_size=256, intermediate_size=512)
+    model.get_input_embeddings().weight.data *= 10  # so that it prefers some tokens to others
+    model.save_pretrained(folder)
     return folder
 
 
@@ -103,7 +105,7 @@ def test_expected_sizes_are_those_of_llama_cpp(bundled_model, wide):
 
 
 def test_a_type_that_differs_too_much_is_kept_aside(wide, tmp_path, recorder, monkeypatch):
-    strict = {**parity.tolerances(), "q4_0": {"divergence": 0.0, "top_k_equal": 1.0, "perplexity_ratio": 1.0}}
+    strict = {**parity.tolerances(), "q4_0": {"divergence": 0.0, "perplexity_ratio": 1.0}}
     monkeypatch.setattr(parity, "tolerances", lambda: strict)
     with pytest.raises(UserError) as caught:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="q4_0,q8_0")
@@ -136,8 +138,6 @@ def test_importance_goes_where_it_is_said_to(form, wide, tmp_path, recorder):
     write_imatrix(path, importance, form)
     make(recorder, wide, outfile=str(tmp_path / "plain.gguf"), outtype="q4_k_s")
     types = "q4_k_s,iq2_xxs"
-    monkey = parity.tolerances()["iq2_xxs"]
-    assert monkey["divergence"] > 0
     try:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype=types, imatrix=str(path))
     except UserError as error:  # random weights suffer from two bits more than trained ones

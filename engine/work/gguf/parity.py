@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from engine.errors import UserError
 from engine.work.gguf.speak import Crashed, speak
 from engine.work.gguf.verify import compare_tokens, fail
 from engine.work.gguf.vocabulary import known_text
@@ -142,8 +141,6 @@ def judge(result: dict[str, Any], outtype: str) -> str | None:
     wrong = []
     if result["divergence"] > allowed["divergence"]:
         wrong.append(f"divergence {result['divergence']:.3g} > {allowed['divergence']:g}")
-    if result["top_k_equal"] < allowed["top_k_equal"]:
-        wrong.append(f"top-{TOP_K} {result['top_k_equal']:.0%} < {allowed['top_k_equal']:.0%}")
     ratio = max(result["perplexity"] / result["perplexity_source"], result["perplexity_source"] / result["perplexity"])
     if ratio > allowed["perplexity_ratio"]:
         wrong.append(f"perplexity × {ratio:.3g} > {allowed['perplexity_ratio']:g}")
