@@ -103,8 +103,10 @@ def _as_internlm(name: str, folder: Path, settings: dict) -> None:
     """Give a saved Llama the names of InternLM; InternLM2 keeps queries, keys and values in one matrix, by group."""
     config = {key: value for key, value in settings.items() if not key.startswith("rope")}
     kind = "InternLM2ForCausalLM" if name == "internlm2" else "InternLM3ForCausalLM"
+    has_bias = name == "internlm3"
     config |= {"architectures": [kind], "model_type": name, "rms_norm_eps": 1e-6, "rope_theta": 10000.0,
-               "hidden_act": "silu", "bias": name == "internlm3", "qkv_bias": name == "internlm3", "rope_scaling": {"type": "dynamic", "factor": 2.0}}  # fmt: skip
+               "hidden_act": "silu", "bias": has_bias, "qkv_bias": has_bias,
+               "rope_scaling": {"type": "dynamic", "factor": 2.0}}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     if name == "internlm3":
         return
