@@ -126,9 +126,9 @@ def test_wrong_weights_fail_by_their_answers(wide, tmp_path, recorder, monkeypat
 
 @pytest.mark.parametrize("form", ["gguf", "dat"])
 def test_importance_goes_where_it_is_said_to(form, wide, tmp_path, recorder):
-    """With a matrix that calls 32 columns important, these lose less; and the smallest types can be made at all."""
+    """Columns that a matrix calls important lose less; and the smallest types can be made at all."""
     matters = np.full(256, 1e-3, np.float32)
-    matters[:32] = 100.0
+    matters[::8] = 100.0
     names = [f"blk.{layer}.{kind}.weight" for layer in (0, 1)
              for kind in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up")]  # fmt: skip
     path = tmp_path / "imatrix"
@@ -147,7 +147,7 @@ def test_importance_goes_where_it_is_said_to(form, wide, tmp_path, recorder):
     for file in ("plain.gguf", "m-Q4_K_S.gguf"):
         tensor = stored(tmp_path / file)["blk.0.ffn_gate.weight"]
         values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-        errors.append(float(np.abs(values - weight)[:, :32].mean()))
+        errors.append(float(np.abs(values - weight)[:, ::8].mean()))
     assert errors[1] < 0.8 * errors[0]
     assert list(tmp_path.glob("m-IQ2_XXS.gguf*"))
 
