@@ -50,6 +50,8 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
     job_type = JOBS[command]
     if {"--help", "-h"} & set(arguments):
         print(help_text(job_type, language))
+        if command == "gguf":
+            _print_sizes(arguments, language)
         return 0
     if command == "webui":
         arguments = [*arguments, f"lang={language}"]
@@ -93,6 +95,17 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
     from terminal.watch import start_and_watch
 
     return start_and_watch(job, language)
+
+
+def _print_sizes(arguments: list[str], language: str) -> None:
+    """Below the help of `gguf`: the size of each type for the model that is named, or the one it takes by itself."""
+    from engine.options.command import read_arguments
+    from engine.options.jobs import GgufJob
+    from terminal.gguf import sizes_text
+
+    said = read_arguments(GgufJob, [word for word in arguments if word not in ("--help", "-h")])
+    text = sizes_text(said.get("model_name_or_path", GgufJob().model_name_or_path), language)
+    print(f"\n{text}" if text else "", end="\n" if text else "")
 
 
 def _look(command: str, arguments: list[str], language: str) -> int:

@@ -29,6 +29,9 @@ def control(name: str, field: FieldInfo, texts: Texts, prefix: str = "", **prope
     kind = plain_type(field)
     if kind is bool and not allows_none(field):
         return texts.make(gr.Checkbox, shows, **given)
+    if kind is tuple and choices_of(field):
+        shows["choices"] = lambda language: named_choices(name, field, language)
+        return texts.make(gr.Dropdown, shows, multiselect=True, **given)
     if kind is tuple:
         given = {"choices": list(about(field, "suggestions")), **given}
         return texts.make(gr.Dropdown, shows, multiselect=True, allow_custom_value=True, **given)

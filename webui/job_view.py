@@ -25,7 +25,7 @@ class JobView:
     """Card, log, Start and Stop of the latest run of one kind."""
 
     def __init__(self, frame: Frame, form: Form, kind: str, summary: Callable[[Progress, str], str]) -> None:
-        """Args: summary: what is said about a run that is done, as HTML, from its progress and the language."""
+        """Args: summary: what is said, as HTML, of a run that is done or left a result, from progress and language."""
         self._frame, self._form, self._kind, self._summary = frame, form, kind, summary
         self.next_buttons: list[Any] = []
 
@@ -81,7 +81,7 @@ class JobView:
         is_done = progress is not None and progress.status == "done"
         return [
             live.card(folder, progress, language, escaped(words(f"page.{self._kind}.no_run", language))),
-            self._summary(progress, language) if is_done else "",
+            self._summary(progress, language) if progress and (is_done or progress.result) else "",
             live.log(folder, language),
             gr.update(interactive=live.is_active(progress) and progress.status != "stopping"),
             *[gr.update(interactive=is_done) for _ in self.next_buttons],

@@ -1,4 +1,4 @@
-"""The GGUF tab: a model folder → one .gguf file with its Modelfile, as a job; and on to the chat and to Ollama."""
+"""The GGUF tab: a model folder → .gguf files with their Modelfiles, as a job; and on to the chat and to Ollama."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from engine.catalog.gguf_sizes import expected_sizes
 from engine.options.jobs import GgufJob
 from engine.runs.progress import Progress
 from engine.words import words
 from webui import live
+from webui.controls import named_choices
 from webui.form import Form, notice
 from webui.frame import QUICK, Frame
 from webui.job_view import JobView, facts_table
@@ -36,8 +38,9 @@ class GgufTab:
                         elem_id="gguf-model_name_or_path", elem_classes="wide",
                     )  # fmt: skip
                     self.form.controls["model_name_or_path"] = self.model
-                    self.form.add("outtype", filterable=False)
-                    self.form.add("outfile")
+                    self.outtype = self.form.add("outtype", elem_classes="wide")
+                    self.form.add("outfile", elem_classes="wide")
+                    self.form.add("imatrix", elem_classes="wide")
             with gr.Column(elem_classes="job-live", min_width=280):
                 self.view.build_live()
                 self.ollama = OllamaView(frame, self.view)
@@ -54,6 +57,8 @@ class GgufTab:
         self.model.focus(
             lambda path: gr.update(choices=_folders(path)), self._frame.top.path, self.model, **QUICK
         )  # fmt: skip
+        for event in (self.model.change, self.outtype.focus):
+            event(_types_with_sizes, [self.model, self._frame.language], self.outtype, **QUICK)
 
     def _chat_target(self) -> dict[str, Any]:
         file = self.view.result().get("outfile")
@@ -65,14 +70,58 @@ def _folders(path: str | None) -> list[str]:
     return list(dict.fromkeys([*local_models(), *([path] if path else [])]))
 
 
+def _types_with_sizes(model: str | None, language: str) -> dict[str, Any]:
+    """Each type with the size that its file will have, as far as the model lies here."""
+    sizes = expected_sizes(Path(model or "").expanduser())
+    named = named_choices("outtype", GgufJob.model_fields["outtype"], language)
+    return gr.update(choices=[(f"{text} · {live.size(sizes[v])}" if v in sizes else text, v) for text, v in named])
+
+
 def _summary(progress: Progress, language: str) -> str:
-    """Where the file is, how it was checked, and the Modelfile."""
+    """Where each file is, how it was checked, and the Modelfile."""
     result = progress.result
-    done = notice("good", escaped(words("page.gguf.done", language, file=result.get("outfile", ""))))
-    rows = [(words("page.figures.size", language), live.size(result.get("size_bytes")))]
-    proofs = _proofs(result.get("verified") or {}, language)
-    rows.append((words("page.gguf.verified", language), "\n".join(proofs) or "–"))
-    return done + facts_table(rows) + _modelfile(result.get("modelfile"), language)
+    files = result.get("files") or ([result] if result.get("outfile") else [])
+    if not files:
+        return ""
+    shown = "".join(
+        notice("good", escaped(words("page.gguf.done", language, file=each["outfile"])))
+        for each in files if not each.get("failed")
+    ) + "".join(
+        notice("warning", escaped(words("errors.gguf.type_failed", language, outtype=each["outtype"],
+                                        detail=each["failed"], path=each["outfile"])))
+        for each in files if each.get("failed")
+    )  # fmt: skip
+    rows = [(words("page.gguf.verified", language), "\n".join(_proofs(result.get("verified") or {}, language)) or "–")]
+    return shown + _parity_table(files, language) + facts_table(rows) + _modelfile(result.get("modelfile"), language)
+
+
+def _parity_table(files: list[dict[str, Any]], language: str) -> str:
+    """What each type says against the source model, one a row."""
+    columns = ("type", "size", "greedy", "top_k", "perplexity", "divergence", "result")
+    head = "".join(f"<th>{escaped(words(f'page.gguf.column_{name}', language))}</th>" for name in columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in _parity_row(each, language)) + "</tr>"
+        for each in files
+    )
+    note = escaped(words("page.gguf.parity_help", language))
+    return f'<div class="scroller parity"><table><tr>{head}</tr>{body}</table></div><p class="intro">{note}</p>'
+
+
+def _parity_row(file: dict[str, Any], language: str) -> list[str]:
+    verified = file.get("verified") or {}
+    start = [file.get("outtype", "–"), live.size(file.get("size_bytes"))]
+    if verified.get("divergence") is None:
+        return [*start, "–", "–", "–", "–", words("page.gguf.not_compared", language)]
+    equal = verified["greedy_equal"]
+    perplexity = words(
+        "page.gguf.perplexity_change", language, file=f"{verified['perplexity']:.4g}",
+        source=f"{verified['perplexity_source']:.4g}",
+    )  # fmt: skip
+    outcome = words("page.gguf.failed" if file.get("failed") else "page.gguf.passed", language)
+    return [
+        *start, f"{sum(equal)}/{verified['greedy_tokens'] * len(equal)}", f"{verified['top_k_equal']:.0%}", perplexity,
+        f"{verified['divergence']:.2g}", outcome,
+    ]  # fmt: skip
 
 
 def _proofs(verified: dict[str, Any], language: str) -> list[str]:
@@ -80,10 +129,6 @@ def _proofs(verified: dict[str, Any], language: str) -> list[str]:
     lines = []
     if "tensors" in verified:
         lines.append(words("page.gguf.tensors", language, tensors=verified["tensors"]))
-    equal = verified.get("greedy_equal")
-    if equal:
-        most = verified.get("greedy_tokens", 0) * len(equal)
-        lines.append(words("page.gguf.greedy", language, equal=sum(equal), total=most))
     if verified.get("logit_max_difference") is not None:
         lines.append(words("page.gguf.logits", language, difference=f"{verified['logit_max_difference']:.2g}"))
     if verified.get("llama_cpp", "") is None:

@@ -14,7 +14,7 @@ from engine.errors import Problem, Refused
 from engine.options.option import about, limits_of
 
 
-def _split(value: Any) -> Any:
+def split_names(value: Any) -> Any:
     """``"a, b"`` and ``'["a", "b"]'`` → ``("a", "b")``; a list stays a list; None and "" are no names at all."""
     if value is None:
         return ()
@@ -28,7 +28,7 @@ def _split(value: Any) -> Any:
     return value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 """Several names, separated by commas; as a list (in JSON on the command line) where one of them holds a comma."""
 
 
@@ -70,8 +70,10 @@ class Options(BaseModel):
 
 
 def choices_of(field: FieldInfo) -> tuple[Any, ...]:
-    """The values a field is limited to; empty when it is free."""
+    """The values a field, or each of its several values, is limited to; empty when it is free."""
     for part in _alternatives(field.annotation):
+        if get_origin(part) is tuple:
+            part = get_args(part)[0]
         if get_origin(part) is Literal:
             return get_args(part)
     return ()
@@ -110,7 +112,7 @@ def _none_if_said(cls: type[Options], name: str, value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         text = ",".join(value)
-        return text if _split(text) == value else list(value)
+        return text if split_names(text) == value else list(value)
     return value
 
 

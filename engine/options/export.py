@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from engine.options.base import Options
+from pydantic import BeforeValidator
+
+from engine.options.base import Options, split_names
 from engine.options.model import DTYPES
 from engine.options.option import option
 
-OUTTYPES = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k"]
+OUTTYPES = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
+    "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "iq3_xs", "iq3_xxs", "q2_k", "q2_k_s",
+    "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s",
+]  # fmt: skip
+NEED_IMATRIX = ("iq3_xs", "iq3_xxs", "q2_k_s", "iq2_m", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s")
+"""Types that llama.cpp refuses to make without an importance matrix."""
+OutTypes = Annotated[tuple[OUTTYPES, ...], BeforeValidator(split_names)]
 
 
 class Export(Options):
@@ -23,10 +32,12 @@ class Export(Options):
 
 
 class Gguf(Options):
-    """Merged model → one .gguf file."""
+    """Merged model → .gguf files, one for each type; or an adapter alone → one that is loaded beside its base."""
 
     outfile: str | None = option(None, control="path")  # None: beside the model, named after it
-    outtype: OUTTYPES = option("q8_0")
+    outtype: OutTypes = option(("q8_0",))
+    imatrix: str | None = option(None, level="advanced", control="path")  # file of llama.cpp's llama-imatrix
+    llama_cpp_dir: str | None = option(None, level="owner")  # checkout whose own converter does what ours does not
 
 
 class Ollama(Options):

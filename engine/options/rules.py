@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from engine.errors import Problem
 from engine.options.base import Options
+from engine.options.export import NEED_IMATRIX
 from engine.options.jobs import ApiJob, ChatJob, EvalJob, ExportJob, GgufJob, OllamaJob, TrainJob
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
 from engine.options.rules_evaluation import EVAL_RULES
@@ -108,6 +109,15 @@ def export_has_target(job: ExportJob) -> Problem | None:
     return None if job.export_dir else Problem("export_dir_missing", "export_dir")
 
 
+def gguf_has_types(job: GgufJob) -> Problem | None:
+    return None if job.outtype else Problem("outtype_missing", "outtype")
+
+
+def smallest_types_need_imatrix(job: GgufJob) -> Problem | None:
+    wrong = [outtype for outtype in job.outtype if outtype in NEED_IMATRIX and not job.imatrix]
+    return Problem("outtype_needs_imatrix", "outtype", {"outtype": ", ".join(wrong)}) if wrong else None
+
+
 def chat_has_model(job: ChatJob) -> Problem | None:
     return None if job.gguf or job.ollama or job.model_name_or_path else Problem("model_missing", "model_name_or_path")
 
@@ -132,7 +142,7 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
         *EVAL_RULES, *CHAT_RULES,
     ),
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
-    GgufJob: (model_is_named,),
+    GgufJob: (model_is_named, gguf_has_types, smallest_types_need_imatrix),
     ChatJob: (chat_has_model, *CHAT_RULES, *SERVED_RULES),
     ApiJob: (chat_has_model, api_has_no_prompt, api_holds_the_model, *CHAT_RULES),
     OllamaJob: OLLAMA_RULES,

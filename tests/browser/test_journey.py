@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from engine.words import words
-from tests.browser.steps import WRITTEN, add_name, choose, fill, open_tab
+from tests.browser.steps import WRITTEN, add_name, fill, open_tab
 
 pytestmark = pytest.mark.slow
 
@@ -75,7 +75,7 @@ def test_the_whole_journey_in_two_languages(visit, workshop):
     assert ask(page, "What is the capital of France?").strip()
     open_tab(page, "export")
     page.locator("#export-open-gguf").click()
-    choose(page, "gguf-outtype", words("choices.outtype.q8_0"))
+    expect(page.locator("#gguf-outtype")).to_contain_text(words("choices.outtype.q8_0"))
     page.locator("#gguf-start").click()
     wait_until_done(page, "#gguf-status")
     expect(page.locator("#gguf-result")).to_contain_text(".gguf")

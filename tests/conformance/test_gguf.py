@@ -17,7 +17,8 @@ from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
-from engine.work.gguf import convert, job
+from engine.work.gguf import convert, job, making
+from engine.work.gguf import tensors as tensors_of
 
 WHY_LLAMA = "llama-cpp-python is not installed; it is optional and built from source (requirements-llama.txt)"
 
@@ -159,7 +160,7 @@ def test_sharded_is_the_same_file_as_single(tiny_model, tmp_path, recorder, with
 
 def test_chunks_make_the_same_file(tiny_model, tmp_path, recorder, without_llama, monkeypatch):
     make(tiny_model, tmp_path / "a.gguf", "q8_0", recorder)
-    monkeypatch.setattr(convert, "CHUNK_BYTES", 4096)
+    monkeypatch.setattr(tensors_of, "CHUNK_BYTES", 4096)
     make(tiny_model, tmp_path / "b.gguf", "q8_0", recorder)
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
 
@@ -194,7 +195,7 @@ def test_a_full_disk_leaves_what_was_there(tiny_model, tmp_path, recorder, witho
 
 def test_too_little_space_is_told_before_the_start(tiny_model, tmp_path, recorder, without_llama, monkeypatch):
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(job.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError) as caught:
         make(tiny_model, tmp_path / "m.gguf", "f32", recorder)
     assert caught.value.key == "gguf.disk_too_small" and not list(tmp_path.glob("m.gguf*"))
@@ -210,9 +211,9 @@ def test_stopping_leaves_nothing(tiny_model, tmp_path, recorder, without_llama):
 def test_a_spoilt_file_never_gets_its_name(tiny_model, tmp_path, recorder, without_llama, monkeypatch):
     write = convert.write
 
-    def write_and_spoil(path, planned, *rest):
-        write(path, planned, *rest)
-        with path.open("r+b") as file:
+    def write_and_spoil(paths, *rest):
+        write(paths, *rest)
+        with paths["f32"].open("r+b") as file:
             file.seek(-100, os.SEEK_END)
             file.write(b"\x55")
 
@@ -236,10 +237,20 @@ def test_what_cannot_be_converted_is_refused(tiny_model, tmp_path, recorder, wit
         (copy / path.name).write_bytes(path.read_bytes())
     config = json.loads((copy / "config.json").read_text(encoding="utf-8"))
     assert refused(copy, outtype="q4_k_m") == "gguf.llama_cpp_missing"
-    assert refused(copy, adapter_name_or_path=("saves/x",)) == "gguf.adapter_not_merged"
     for changes, key in (
         ({"architectures": ["BloomForCausalLM"]}, "gguf.architecture_unknown"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "gguf.rope_unknown"),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 1e4,
+                    "factor": 2.0,
+                    "short_factor": [1.0] * 8,
+                    "long_factor": [2.0] * 8,
+                }
+            },
+            "gguf.rope_unknown",
+        ),
         ({"vocab_size": 100}, "gguf.vocabulary_too_large"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "gguf.already_quantized"),
     ):

@@ -21,7 +21,7 @@ from engine.options.training import further_training_arguments
 from engine.options.yaml_text import write_yaml
 
 VALID = {
-    "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {}, "chat": {},
+    "train": {"dataset": ("identity",)}, "export": {"export_dir": "merged"}, "gguf": {"imatrix": "m.dat"}, "chat": {},
     "ollama": {"ollama": "mine", "gguf": "mine.gguf"}, "eval": {"dataset": ("identity",)},
     "api": {}, "data": {"dataset": ("identity",)}, "webui": {}, "preflight": {"dataset": ("identity",)},
 }  # fmt: skip
@@ -62,6 +62,8 @@ def values_of(job_type, name: str) -> st.SearchStrategy:
     low, high = limits.get("ge", limits.get("gt")), limits.get("le", limits.get("lt"))
     if choices_of(field):
         found = st.sampled_from(choices_of(field))
+        if plain_type(field) is tuple:
+            found = st.lists(found, min_size=1, max_size=4).map(tuple)
     elif plain_type(field) is bool:
         found = st.booleans()
     elif plain_type(field) is int:

@@ -5,6 +5,7 @@ It does not look at a tensor or at the tokenizer.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import yaml
 
 from engine.errors import UserError
+from engine.work.gguf.rope import add_rope
 
 DECLARATIONS = Path(__file__).with_name("architectures.yaml")
 
@@ -24,6 +26,8 @@ class Architecture:
     architecture: str
     classes: tuple[str, ...]
     pair_halves: bool = False
+    groups_qkv: bool = False
+    own_code: bool = False
     norm_offset: float = 0.0
     integers: dict[str, str] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
@@ -51,24 +55,56 @@ def families() -> tuple[Architecture, ...]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` with the defaults of its model class filled in, and ``head_size`` where it can be told.
+    """``config.json`` with the defaults of its model class, and what follows from it (see :func:`_with_derived`).
 
     Raises:
-        UserError: the folder holds no model of a known kind, or an adapter that is not merged yet.
+        UserError: the folder holds no model of a known kind, or an adapter without its base.
     """
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         key = "gguf.adapter_not_merged" if (folder / "adapter_config.json").is_file() else "gguf.not_a_model"
         raise UserError(key, path=folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+        config = json.loads(path.read_text(encoding="utf-8"))
+        family = family_of(config)
+        if family is None:
+            return config
+        if not family.own_code:
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
     except (ValueError, KeyError, OSError) as error:
-        raise UserError("gguf.config_unreadable", path=folder / "config.json", detail=str(error)) from error
-    if config.get("num_attention_heads") and config.get("hidden_size"):
-        head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-        config = {**config, "head_size": head_size}
-    return config
+        raise UserError("gguf.config_unreadable", path=path, detail=str(error)) from error
+    return _with_derived(config)
+
+
+def _with_derived(config: dict[str, Any]) -> dict[str, Any]:
+    """Further names for ``architectures.yaml``: head_size, rotary_size, num_experts, window and window_pattern.
+
+    window: sliding_window, or 0. window_pattern: every how many layers one looks at everything; None where none does,
+    or the model has one kind of layer.
+    """
+    if not (config.get("num_attention_heads") and config.get("hidden_size")):
+        return config
+    rope = config.get("rope_parameters") or {}
+    share = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    is_full = [kind == "full_attention" for kind in config.get("layer_types") or ()]
+    step = is_full.index(True) + 1 if True in is_full else None
+    is_regular = step is None or is_full == [(number + 1) % step == 0 for number in range(len(is_full))]
+    return {
+        **config,
+        "head_size": head_size,
+        "rotary_size": int(share * config["hidden_size"]) // config["num_attention_heads"],
+        "num_experts": config.get("num_experts") or config.get("num_local_experts"),
+        "window": config.get("sliding_window") or 0,
+        "window_pattern": step if is_regular else "irregular",
+    }
+
+
+def family_of(config: dict[str, Any]) -> Architecture | None:
+    named = (config.get("architectures") or ["?"])[0]
+    return next((family for family in families() if named in family.classes), None)
 
 
 def find_architecture(config: dict[str, Any]) -> Architecture:
@@ -79,7 +115,7 @@ def find_architecture(config: dict[str, Any]) -> Architecture:
             weights that are quantized already.
     """
     named = (config.get("architectures") or ["?"])[0]
-    family = next((family for family in families() if named in family.classes), None)
+    family = family_of(config)
     if family is None:
         known = ", ".join(name for family in families() for name in family.classes)
         raise UserError("gguf.architecture_unknown", architecture=named, known=known)
@@ -104,34 +140,4 @@ def add_parameters(writer, family: Architecture, config: dict[str, Any]) -> None
     for key, name in family.floats.items():
         if key not in family.omit and config.get(name) is not None:
             writer.add_float32(f"{family.architecture}.{key}", float(config[name]))
-    _add_rope(writer, rope_of(config))
-
-
-def rope_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The rotary embedding of a model, in transformers 5 names: rope_theta, rope_type, factor and so on."""
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_theta", config.get("rope_theta") or 10000.0)
-    rope.setdefault("rope_type", rope.get("type") or "default")
-    return rope
-
-
-_YARN = {"extrapolation_factor": "yarn_ext_factor", "attention_factor": "yarn_attn_factor",
-         "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}  # fmt: skip
-
-
-def _add_rope(writer, rope: dict[str, Any]) -> None:
-    import gguf
-
-    writer.add_rope_freq_base(rope["rope_theta"])
-    kind = rope["rope_type"]
-    if kind in ("default", "llama3"):  # llama3: the factors are a tensor of their own, see convert.py
-        return
-    if kind not in ("linear", "yarn"):
-        raise UserError("gguf.rope_unknown", kind=kind)
-    writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
-    writer.add_rope_scaling_factor(rope["factor"])
-    if kind == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
-        for name, key in _YARN.items():
-            if rope.get(name) is not None:
-                getattr(writer, f"add_rope_scaling_{key}")(rope[name])
+    add_rope(writer, config, family.architecture)

@@ -1,15 +1,17 @@
-"""K-quants: llama.cpp rewrites a .gguf file in a smaller type. llama-cpp-python is optional, so it may be missing."""
+"""Types that llama.cpp makes: it rewrites a .gguf file in a smaller one. llama-cpp-python is optional."""
 
 from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from engine.errors import UserError
-
-BITS_PER_WEIGHT = {"q6_k": 6.6, "q5_k_m": 5.7, "q5_k_s": 5.6, "q4_k_m": 4.9, "q4_k_s": 4.7, "q3_k_m": 4.0, "q2_k": 3.4}
-"""Types that llama.cpp makes, and about how large they are; small models come out larger."""
 
 
 def import_llama_cpp():
@@ -27,10 +29,16 @@ def import_llama_cpp():
     return llama_cpp
 
 
-def quantize(source: Path, target: Path, outtype: str, thread_count: int | None = None) -> None:
+def quantize(
+    source: Path, target: Path, outtype: str, importance: dict[str, np.ndarray] | None = None, **settings: Any
+) -> None:
     """Write ``source``, a .gguf of whole floats, to ``target`` in a smaller type.
 
     Where a row cannot be divided into blocks of 256, llama.cpp itself takes a larger type for that tensor.
+
+    Args:
+        importance: how much each column of a tensor matters, by the tensor's name (see ``imatrix.py``).
+        **settings: further fields of llama.cpp's ``llama_model_quantize_params``.
 
     Raises:
         UserError: llama.cpp is missing or refused; the free space is part of the message, for it is the usual cause.
@@ -38,8 +46,30 @@ def quantize(source: Path, target: Path, outtype: str, thread_count: int | None 
     llama_cpp = import_llama_cpp()
     options = llama_cpp.llama_model_quantize_default_params()
     options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{outtype.upper()}")
-    options.nthread = thread_count or os.cpu_count() or 1
-    code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), options)
+    options.nthread = os.cpu_count() or 1
+    for setting, value in settings.items():
+        setattr(options, setting, value)
+    with _importance_of(llama_cpp, importance or {}) as entries:
+        if entries is not None:
+            options.imatrix = entries
+        code = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(target), options)
     if code != 0:
         free_gb = shutil.disk_usage(target.parent).free / 1e9
         raise UserError("gguf.quantize_failed", outtype=outtype, code=code, free=f"{free_gb:.1f}")
+
+
+@contextmanager
+def _importance_of(llama_cpp, importance: dict[str, np.ndarray]) -> Iterator[Any]:
+    """llama.cpp's C array of them, ended by one without a name, as long as the numbers it points to are held here."""
+    if not importance:
+        yield None
+        return
+    import ctypes
+
+    held = {name: np.ascontiguousarray(values, np.float32) for name, values in importance.items()}
+    entries = (llama_cpp.llama_cpp.llama_model_imatrix_data * (len(held) + 1))()
+    for entry, (name, values) in zip(entries, held.items(), strict=False):
+        entry.name = name.encode()
+        entry.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        entry.size = values.size
+    yield entries

@@ -16,12 +16,12 @@ DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"
 
 @dataclass(frozen=True)
 class Weight:
-    """One tensor in a file. ``rows(start, stop)`` reads that part of the first axis as float32."""
+    """One tensor in a file. ``rows(which)`` reads a slice, or the rows of these numbers, as float32."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
-    rows: Callable[[int, int], np.ndarray]
+    rows: Callable[[slice | np.ndarray], np.ndarray]
 
 
 def read_weights(folder: Path) -> dict[str, Weight]:
@@ -75,8 +75,8 @@ def _weight(name: str, tensor, path: Path) -> Weight:
     if start + size > path.stat().st_size:
         raise ValueError(f"cut off: {name} would end at byte {start + size}")
 
-    def rows(first: int, last: int) -> np.ndarray:
+    def rows(which: slice | np.ndarray) -> np.ndarray:
         raw = tensor.mmap_bytes().view(DTYPES[tensor.dtype]).reshape(tensor.shape)
-        return float32(raw[first:last], tensor.dtype)
+        return float32(raw[which], tensor.dtype)
 
     return Weight(name, tensor.shape, tensor.dtype, rows)
