@@ -10,6 +10,7 @@ from collections.abc import Callable
 from engine.errors import Problem
 from engine.options.base import Options
 from engine.options.jobs import ChatJob, ExportJob, GgufJob, TrainJob
+from engine.options.rules_chat import CHAT_RULES as OWN_CHAT_RULES
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
 from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
 from engine.options.rules_stages import TRAIN_RULES as STAGE_RULES
@@ -118,7 +119,7 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
     ),
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named,),
-    ChatJob: (chat_has_model, *CHAT_RULES),
+    ChatJob: (chat_has_model, *CHAT_RULES, *OWN_CHAT_RULES),
 }  # fmt: skip
 
 

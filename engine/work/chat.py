@@ -20,17 +20,21 @@ from multiprocessing.connection import Connection, Listener, answer_challenge, d
 from pathlib import Path
 from typing import Any
 
+from engine.catalog.reasoning import opened
 from engine.catalog.rendering import named_template
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
+from engine.runs.talks import Answer, Talk, check_name, write_talk
 from engine.work.__main__ import explain
 from engine.work.imports import lean_imports
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
 INTERVAL_S = 0.1
+NOTED_S = 1.0
+"""How often what has been said of an answer is written down."""
 
 
 def run(job: ChatJob, recorder: Recorder) -> dict[str, Any]:
@@ -83,14 +87,62 @@ def warm_up(model: Any, job: ChatJob) -> None:
 
 def answer(model: Any, request: Request, job: ChatJob) -> None:
     """Answer one request; whatever goes wrong is told to who asked, and the next request is answered."""
+    noted = Noted(request.talk, request.messages)
     try:
         asked = ChatJob.from_values({**job.values(), **request.options})
+        take_side(model, request.side)
         for piece in pieces(model, request.messages, asked, request.is_stopped.is_set):
+            noted.add(piece)
             request.replies.put(asdict(piece))
     except Exception as error:
         traceback.print_exc()
-        request.replies.put({"error": explain(_for_chat(error))})
+        explained = explain(_for_chat(error))
+        noted.fail(explained)
+        request.replies.put({"error": explained})
         model.recover()
+
+
+def take_side(model: Any, side: str | None) -> None:
+    """Let a model answer as it was loaded (None), as its base alone ("base"), or with the adapter in a folder.
+
+    Raises:
+        UserError: this back end cannot switch, or the adapter does not fit.
+    """
+    if hasattr(model, "use"):
+        model.use(side)
+    elif side is not None:
+        raise UserError("chat.cannot_switch")
+
+
+class Noted:
+    """Keeps a conversation on the disk while its answer is given, for whoever opens the page again.
+
+    Args:
+        name: of the conversation; None: nothing is kept.
+    """
+
+    def __init__(self, name: str | None, messages: list[dict[str, Any]]) -> None:
+        self._name, self._messages = name, messages
+        self._text, self._at = "", 0.0
+        self._write(Answer(""))
+
+    def add(self, piece: Piece) -> None:
+        self._text += piece.text
+        if piece.is_last or time.monotonic() > self._at + NOTED_S:
+            self._write(Answer(self._text, piece))
+
+    def fail(self, error: dict[str, Any]) -> None:
+        self._write(Answer(self._text, error=error))
+
+    def _write(self, answer: Answer) -> None:
+        if self._name is None:
+            return
+        self._at = time.monotonic()
+        try:
+            write_talk(self._name, Talk(self._messages, answer))
+        except OSError:
+            traceback.print_exc()  # a full disk, say: who listens gets the answer all the same
+            self._name = None
 
 
 def pieces(
@@ -107,10 +159,7 @@ def pieces(
     """
     started = time.monotonic()
     prompt = [] if is_stopped() else model.encode(messages, job)
-    room = model.context_length - len(prompt)
-    if room < 1:
-        raise UserError("chat.context_overflow", tokens=len(prompt), context=model.context_length)
-    limit = min(job.max_new_tokens, room)
+    limit = room_for_answer(len(prompt), model.context_length, job.max_new_tokens)
     template = named_template(job)
     reader, stop_words = model.reader(), StopWords(template.stop if template else ())
     count = 0
@@ -122,6 +171,8 @@ def pieces(
         yield piece("", "stopped")
         return
     text, reason = "", "stop"
+    if thought := opened(model.tail(prompt)) if hasattr(model, "tail") else "":
+        yield piece(thought)
     for token in model.tokens(prompt, job):
         count += 1
         text = stop_words.add(reader.add(token))
@@ -136,6 +187,24 @@ def pieces(
     if not stop_words.is_found:
         text += stop_words.add(reader.finish()) + stop_words.finish()
     yield piece(text, reason)
+
+
+def room_for_answer(prompt_tokens: int, context: int, max_new_tokens: int) -> int:
+    """How many tokens an answer may have.
+
+    One that is asked for to fill the whole context gets what is left of it; any other gets what it asks for.
+
+    Raises:
+        UserError: the prompt alone fills the context, or leaves less than was asked for.
+    """
+    room = context - prompt_tokens
+    if room < 1:
+        raise UserError("chat.context_overflow", tokens=prompt_tokens, context=context)
+    if room < max_new_tokens < context:
+        raise UserError(
+            "chat.no_room", tokens=prompt_tokens, context=context, asked=max_new_tokens, room=room
+        )  # fmt: skip
+    return min(max_new_tokens, room)
 
 
 class StopWords:
@@ -172,6 +241,8 @@ class Request:
     messages: list[dict[str, Any]]
     options: dict[str, Any] = field(default_factory=dict)
     answer_id: str | None = None
+    side: str | None = None
+    talk: str | None = None
     replies: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     is_stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -211,7 +282,10 @@ class Door:
             threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
 
     def _attend(self, connection: Connection) -> None:
-        """One connection: who it is, what is asked, and the answer until it is given or nobody waits for it."""
+        """One connection: who it is, what is asked, and the answer until it is given or nobody waits for it.
+
+        An answer of a conversation that is kept is waited for by whoever opens it again.
+        """
         with connection:
             try:
                 _send_at_once(connection)
@@ -221,7 +295,7 @@ class Door:
                 if message["do"] == "stop":
                     self._stop(message["answer_id"])
                 else:
-                    self._relay(connection, Request(message["messages"], message["options"], message["answer_id"]))
+                    self._relay(connection, _request(message))
             except (EOFError, OSError, ValueError, KeyError, TypeError) as error:
                 print(f"A connection has ended: {error!r}")  # its other end is gone, or is none of ours
             except AuthenticationError as error:
@@ -231,15 +305,21 @@ class Door:
         self._open.append(request)
         self._requests.put(request)
         try:
-            is_last = False
+            is_last, is_heard = False, True
             while not is_last:
-                if connection.poll():
-                    connection.recv_bytes()  # raises EOFError: nothing more is ever said, so the other end is gone
                 try:
+                    if is_heard and connection.poll():
+                        connection.recv_bytes()  # raises EOFError: nothing more is ever said: the other end is gone
                     reply = request.replies.get(timeout=INTERVAL_S)
+                    if is_heard:
+                        connection.send_bytes(json.dumps(reply).encode("ascii"))
                 except queue.Empty:
                     continue
-                connection.send_bytes(json.dumps(reply).encode("ascii"))
+                except (EOFError, OSError):
+                    if request.talk is None:
+                        raise
+                    is_heard = False
+                    continue
                 is_last = reply.get("is_last", True)
         finally:
             request.is_stopped.set()
@@ -250,6 +330,13 @@ class Door:
             if answer_id is None or request.answer_id == answer_id:
                 request.is_stopped.set()
                 return
+
+
+def _request(message: dict[str, Any]) -> Request:
+    talk = message.get("talk")
+    if talk is not None:
+        check_name(talk)
+    return Request(message["messages"], message["options"], message["answer_id"], message.get("side"), talk)
 
 
 def _send_at_once(connection: Connection) -> None:

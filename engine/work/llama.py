@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog.devices import recommended_threads
-from engine.catalog.rendering import Renderer, named_template, with_system
+from engine.catalog.rendering import Renderer, named_template, tools_of, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
 
 SEEDS = 2**32
+TAIL = 16
+"""Tokens at the end of a prompt that show whether it opens a thought."""
 
 
 class LlamaModel:
@@ -55,6 +57,7 @@ class LlamaModel:
         text = Renderer(self._template, self._special_tokens()).render(
             with_system(messages, job),
             add_generation_prompt=True,
+            tools=tools_of(job),
             enable_thinking=job.enable_thinking,
             preserve_thinking=job.preserve_thinking or None,
         )
@@ -77,6 +80,10 @@ class LlamaModel:
             if self._llama_cpp.llama_vocab_is_eog(vocabulary, token):
                 return
             yield token
+
+    def tail(self, prompt: list[int]) -> str:
+        """How a prompt ends, its special tokens included."""
+        return self._llama.detokenize(prompt[-TAIL:], special=True).decode("utf-8", errors="ignore")
 
     def reader(self) -> BytesReader:
         return BytesReader(self._llama)
