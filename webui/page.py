@@ -90,6 +90,7 @@ def build_page(language: str = "en") -> gr.Blocks:
         for each in made.values():
             each.connect()
         made["data"].remembers(page.load, dataset)
+        made["chat"].room.remembers(page.load)
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)

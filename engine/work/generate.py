@@ -26,10 +26,11 @@ from engine.options.generation import Generation
 from engine.options.jobs import ChatJob
 from engine.options.model import Model
 from engine.runs.record import Recorder
+from engine.runs.sides import BASE
 from engine.work.download import local_model
 from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
 from engine.work.rope import longest
-from engine.work.sides import BASE, Sides
+from engine.work.sides import Sides
 
 TAIL = 16
 """Tokens at the end of a prompt that show whether it opens a thought."""
@@ -113,9 +114,13 @@ class TransformersModel:
         Raises:
             UserError: the adapter cannot stand beside this base.
         """
-        self._model = self._sides.switch(side)
+        try:
+            self._sides.switch(side)
+        finally:
+            self._model = self._sides.model  # which a failure may have replaced too
         if side not in self._words:
-            job = self._job.model_copy(update={"adapter_name_or_path": () if side == BASE else (side,)})
+            named = {"adapter_name_or_path": () if side == BASE else (side,), "adapter_folder": None}
+            job = self._job.model_copy(update=named)
             tokenizer = load_tokenizer(self._path, job)
             self._words[side] = (tokenizer, end_ids(self._model, tokenizer, job))
         self._tokenizer, self._end_ids = self._words[side]

@@ -17,8 +17,9 @@ from engine.options.jobs import ChatJob
 from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
-from engine.work.chat import Door, StopWords, pieces
+from engine.work.chat import StopWords, pieces
 from engine.work.chat import answer as answer_request
+from engine.work.door import Door
 
 QUESTION = [{"role": "user", "content": "count"}]
 
