@@ -414,3 +414,30 @@ def test_an_answer_outlives_who_asked_and_ends_when_it_is_stopped(started, tiny_
     assert whole.answer.piece.finish_reason in ("stop", "length") and whole.messages == FRANCE
     assert whole.answer.text == ask(folder, max_new_tokens=30, temperature=5.0, sampling_seed=1)[0]
     assert stopped.answer.piece.finish_reason == "stopped" and stopped.answer.piece.tokens < 2000
+
+
+def test_a_list_of_prompts_is_put_to_several_checkpoints(workplace, tiny_model, two_adapters):
+    import json
+
+    from engine.runs.sides import BASE
+
+    Path("list.txt").write_text("Hi\nWhat is a lathe?\n")
+    command = [sys.executable, str(PROJECT / "app.py"), "chat", "--model_name_or_path", str(tiny_model)]
+    options = ["--prompts", "list.txt", "--answers", "said.jsonl", "--max_new_tokens", "6", "--sampling_seed", "3"]
+    done = subprocess.run(
+        [*command, "--compare", BASE, *two_adapters, *options], capture_output=True, text=True, timeout=LOAD_S
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert [(row["messages"][0]["content"], row["side"]) for row in rows] == [
+        (prompt, side) for prompt in ("Hi", "What is a lathe?") for side in (BASE, *two_adapters)
+    ]
+    assert len({row["answer"] for row in rows[:3]}) == 3
+    assert all(row["answer"].split()[0] in done.stdout for row in rows if row["answer"].split())
+    alone = subprocess.run(
+        [*command, "--adapter_name_or_path", two_adapters[1], *options[4:], "--prompt", "Hi"],
+        capture_output=True, text=True, timeout=LOAD_S,
+    )  # fmt: skip
+    assert alone.stdout.strip() == rows[2]["answer"].strip()
+    missing = subprocess.run([*command, "--compare", "nobody", *options], capture_output=True, text=True, timeout=60)
+    assert missing.returncode == 1 and "nobody" in missing.stderr and "Traceback" not in missing.stderr
