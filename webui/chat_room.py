@@ -19,7 +19,7 @@ from webui.curve_view import TAKE
 from webui.form import Form, notice, refusal
 from webui.frame import PRIVATE, QUICK, Frame
 from webui.language import escaped
-from webui.talk import WAITING, from_file, question_before, shown, spoken, text_of, to_file
+from webui.talk import WAITING, from_file, question_before, shown, spoken, text_of, to_file, told
 from webui.talk_figures import context_of, figures
 
 READY_IN_S = 600.0
@@ -98,7 +98,6 @@ class ChatRoom:
             yield [gr.skip()] * 5
             return
         free = [False, gr.update(interactive=True), gr.update(interactive=True)]
-        last = [gr.skip(), gr.skip()]
         try:
             for last in self._answered(language, spoken(talk), memory["name"], raw):
                 yield [*last, True, gr.skip(), gr.skip()]
@@ -121,10 +120,11 @@ class ChatRoom:
         chat.wait_until_ready(folder, READY_IN_S)
         context, text = context_of(folder), ""
         try:
-            for piece in chat.answer(folder, given, name, talk=name, **asked):
-                text += piece.text
-                said = shown([*messages, {"role": "assistant", "content": text}], language, not piece.is_last)
-                yield [said, figures(piece, context, job.max_new_tokens, language) if piece.is_last else ""]
+            for text, piece in told(chat.answer(folder, given, name, talk=name, **asked)):
+                said = text if piece.is_last else text or WAITING
+                turns = [*messages, {"role": "assistant", "content": said}] if said else messages
+                below = figures(piece, context, job.max_new_tokens, language) if piece.is_last else ""
+                yield [shown(turns, language, not piece.is_last), below]
         except UserError:
             if not text:
                 yield [shown(messages, language), gr.skip()]

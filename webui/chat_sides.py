@@ -25,7 +25,7 @@ from webui.chat_room import FREE, READY_IN_S
 from webui.form import Form, notice, refusal
 from webui.frame import QUICK, Frame
 from webui.language import escaped
-from webui.talk import WAITING, shown
+from webui.talk import WAITING, shown, told
 from webui.topbar import checkpoint_choices
 
 CHOICES = ("left", "tie", "bad", "right")
@@ -143,10 +143,8 @@ class ChatSides:
         chat.wait_until_ready(folder, READY_IN_S)
         answers = []
         for talk, side in zip(self._talks, sides, strict=True):
-            text = ""
             yield {talk: shown([*turns, {"role": "assistant", "content": WAITING}], language)}
-            for piece in chat.answer(folder, messages, answer_id, side=side, **asked):
-                text += piece.text
+            for text, piece in told(chat.answer(folder, messages, answer_id, side=side, **asked)):
                 said = [*turns, {"role": "assistant", "content": text}]
                 yield {talk: shown(said, language, not piece.is_last)}
             if piece.finish_reason == "stopped":

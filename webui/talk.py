@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from typing import Any
 
 from engine.catalog.reasoning import joined, parted
 from engine.errors import UserError
+from engine.runs.chat import Piece
 from engine.words import words
 
 Turn = dict[str, Any]
 WAITING = "…"
+INTERVAL_S = 0.04
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -34,6 +38,16 @@ def shown(messages: list[Turn], language: str, is_going_on: bool = False) -> lis
         if answer or thought is None:
             found.append({"role": "assistant", "content": answer})
     return found
+
+
+def told(pieces: Iterator[Piece]) -> Iterator[tuple[str, Piece]]:
+    """All that has been said so far, with the latest piece: as often as an eye can follow, and at the end."""
+    text, at = "", 0.0
+    for piece in pieces:
+        text += piece.text
+        if piece.is_last or time.monotonic() - at > INTERVAL_S:
+            at = time.monotonic()
+            yield text, piece
 
 
 def spoken(talk: list[Turn]) -> list[Turn]:

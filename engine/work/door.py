@@ -89,6 +89,9 @@ class Door:
                 print(f"A connection was refused: {error!r}")
 
     def _relay(self, connection: Connection, request: Request) -> None:
+        for other in tuple(self._open):
+            if request.talk is not None and other.talk == request.talk:
+                other.is_stopped.set()  # a conversation has one answer at a time
         self._open.append(request)
         self._requests.put(request)
         try:
