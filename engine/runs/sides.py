@@ -59,7 +59,6 @@ def base_of(adapter: str | Path) -> str | None:
 def run_of(adapter: str | Path) -> Folder | None:
     """The run that an adapter or a checkpoint is of; None: it is of none that lies here."""
     path = Path(adapter).absolute()
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path  # so that it has a short name
     for place in (path, path.parent):
         if Folder(place).state.is_file():
             return Folder(place)
