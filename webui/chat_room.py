@@ -29,11 +29,11 @@ FREE = {"concurrency_limit": None, **PRIVATE}
 
 
 class ChatRoom:
-    def __init__(self, frame: Frame, form: Form, notice_box: Any) -> None:
+    def __init__(self, frame: Frame, form: Form, notice_box: Any, memory: Any) -> None:
         """Args: form: of the tab, with what is asked beside the question; notice_box: where messages are shown."""
         self._frame, self._form, self._notice = frame, form, notice_box
         make = frame.texts.make
-        self._memory = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")
+        self._memory = memory
         self._talk = make(
             gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
             elem_id="chat-talk", height="max(320px, calc(100vh - 440px))", sanitize_html=True, allow_tags=False,

@@ -28,7 +28,8 @@ WIDE = ("gguf", "system", "tools")
 
 
 class ChatTab:
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, memory: Any) -> None:
+        """Args: memory: a ``gr.BrowserState`` outside of the tabs, with the name of the conversation."""
         self._frame = frame
         self.form = Form(ChatJob, frame.texts, "chat-")
         self.form.adopt(frame.top.controls)
@@ -49,7 +50,7 @@ class ChatTab:
                 self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None, render=False)
                 self._compares = make(gr.Checkbox, {"label": "sides.label"}, elem_id="chat-compares", container=False)
                 with gr.Column(elem_id="chat-single", elem_classes="chat-room") as self._single:
-                    self.room = ChatRoom(frame, self.form, self._notice)
+                    self.room = ChatRoom(frame, self.form, self._notice, memory)
                 with gr.Column(elem_id="chat-double", elem_classes="chat-room", visible=False) as self._double:
                     self._sides = ChatSides(frame, self.form, self._notice)
                 self._notice.render()
