@@ -36,7 +36,7 @@ class ChatRoom:
         self._memory = memory
         self._talk = make(
             gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
-            elem_id="chat-talk", height="max(320px, calc(100vh - 440px))", sanitize_html=True, allow_tags=False,
+            elem_id="chat-talk", height="max(320px, calc(100vh - 500px))", sanitize_html=True, allow_tags=False,
             buttons=["copy", "copy_all"], feedback_options=None, show_label=False, layout="bubble", editable="all",
             group_consecutive_messages=False,
         )  # fmt: skip
@@ -76,7 +76,8 @@ class ChatRoom:
             ).then(None, js=FOCUS_ON_QUESTION)  # fmt: skip
         talk.undo(_take_back, [talk, memory, is_busy], [talk, self._question], **QUICK)
         self._stop.click(_on_stop, [language, memory], said, **QUICK)
-        self._clear.click(_on_clear, memory, [talk, memory, said, is_busy, self._question, self._send], **QUICK)
+        for event in (self._clear.click, talk.clear):  # the second is the bin in the corner
+            event(_on_clear, memory, [talk, memory, said, is_busy, self._question, self._send], **QUICK)
         self._keep.click(
             _on_save, [language, talk, controls["system"], controls["tools"]], [self._file, said],
             trigger_mode="once", **FREE,
