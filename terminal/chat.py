@@ -13,16 +13,19 @@ from engine.runs.folder import Folder
 from engine.runs.progress import watch
 from engine.runs.read import read_state
 from engine.words import words
+from terminal.prompts import ask_prompts
 
 LOADING_INTERVAL_S = 0.2
 
 
 def chat(job: ChatJob, language: str) -> int:
-    """Load a model, answer ``job.prompt`` or all that is typed, and unload it.
+    """Load a model, answer ``job.prompt``, the list in ``job.prompts`` or all that is typed, and unload it.
 
     Returns:
         Exit code: 0 done, 1 failed, 130 interrupted before there was an answer.
     """
+    if job.prompts:
+        return _list(job, language)
     folder = load(job, language, owner_pid=os.getpid())
     try:
         show_loading(folder, language)
@@ -38,6 +41,17 @@ def chat(job: ChatJob, language: str) -> int:
         return 130
     finally:
         unload(folder)
+
+
+def _list(job: ChatJob, language: str) -> int:
+    try:
+        ask_prompts(job, language, lambda folder: show_loading(folder, language), note)
+        return 0
+    except UserError as error:
+        note(error.text(language))
+        return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _converse(folder: Folder, language: str) -> int:

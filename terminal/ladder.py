@@ -13,11 +13,15 @@ def print_ladder(folder: Folder, language: str) -> None:
     if ladder is None:
         return
     print(f"## {words('ladder.title', language)}\n")
-    width = len(str(ladder.steps[-1]))
     for prompt in ladder.prompts:
-        print(f"> {prompt}\n")
-        for step in ladder.steps:
-            answer = ladder.answers.get((prompt, step))
-            if answer is not None:
-                print(f"    {step:>{width}}  " + answer.strip().replace("\n", "\n" + " " * (width + 6)))
-        print()
+        answers = [(str(step), ladder.answers.get((prompt, step))) for step in ladder.steps]
+        print_answers(prompt, [(step, answer) for step, answer in answers if answer is not None])
+
+
+def print_answers(prompt: str, answers: list[tuple[str, str]]) -> None:
+    """A prompt, and under it what each gave as an answer, one below the other."""
+    print("> " + prompt.strip().replace("\n", "\n> ") + "\n")
+    width = max((len(name) for name, _ in answers), default=0)
+    for name, answer in answers:
+        print(f"    {name:>{width}}  " + answer.strip().replace("\n", "\n" + " " * (width + 6)))
+    print()

@@ -65,6 +65,7 @@ def build_page(language: str = "en") -> gr.Blocks:
     with gr.Blocks(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
+        talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         top = TopBar(texts)
         tab, shown, seen = gr.State("train"), gr.State(None), gr.State({})
         with gr.Tabs(elem_id="tabs", selected="train", overflow_behavior="wrap") as tabs:
@@ -75,7 +76,7 @@ def build_page(language: str = "en") -> gr.Blocks:
                 "train": lambda: TrainTab(frame, shown),
                 "runs": lambda: RunsTab(frame, made["train"], shown),
                 "eval": lambda: EvaluateTab(frame),
-                "chat": lambda: ChatTab(frame),
+                "chat": lambda: ChatTab(frame, talk),
                 "export": lambda: ExportTab(frame),
                 "gguf": lambda: GgufTab(frame),
             }
@@ -92,6 +93,7 @@ def build_page(language: str = "en") -> gr.Blocks:
         for each in made.values():
             each.connect()
         made["data"].remembers(page.load, dataset)
+        made["chat"].room.remembers(page.load)
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)

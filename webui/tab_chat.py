@@ -1,19 +1,21 @@
-"""The Chat tab: load a model, with adapters or as .gguf, and talk with it; the model lives in a worker of its own."""
+"""The Chat tab: a model is loaded, with adapters or as .gguf, into a worker of its own; below, what it is used for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from engine.errors import UserError
-from engine.options.generation import Generation
 from engine.options.jobs import ChatJob
+from engine.options.rules_chat import tools_problem
 from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.words import words
 from webui import live
+from webui.chat_room import ChatRoom
+from webui.chat_sides import ChatSides
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import PRIVATE, QUICK, Frame, Panel
 from webui.language import escaped
@@ -21,15 +23,14 @@ from webui.ollama_look import model_names
 from webui.topbar import checkpoint_choices
 
 PLAIN = ("gguf", "ollama", "system", "temperature", "top_p", "max_new_tokens", "sampling_seed")
-ADVANCED = ("do_sample", "top_k", "repetition_penalty", "context_length", "enable_thinking", "infer_dtype",
+ADVANCED = ("do_sample", "top_k", "repetition_penalty", "context_length", "tools", "enable_thinking", "infer_dtype",
             "flash_attn", "model_revision")  # fmt: skip
-WIDE = ("gguf", "ollama", "system")
-READY_IN_S = 600.0
-FOCUS_ON_QUESTION = "() => document.querySelector('#chat-question textarea')?.focus()"
+WIDE = ("gguf", "ollama", "system", "tools")
 
 
 class ChatTab:
-    def __init__(self, frame: Frame) -> None:
+    def __init__(self, frame: Frame, memory: Any) -> None:
+        """Args: memory: a ``gr.BrowserState`` outside of the tabs, with the name of the conversation."""
         self._frame = frame
         self.form = Form(ChatJob, frame.texts, "chat-")
         self.form.adopt(frame.top.controls)
@@ -47,28 +48,13 @@ class ChatTab:
                         gr.Button, {"value": "page.buttons.unload"}, elem_id="chat-unload", min_width=90,
                         interactive=False,
                     )  # fmt: skip
-                self._talk = make(
-                    gr.Chatbot, {"label": "page.chat.talk", "placeholder": "page.chat.placeholder"},
-                    elem_id="chat-talk", height="max(320px, calc(100vh - 386px))", sanitize_html=True, allow_tags=False,
-                    buttons=["copy", "copy_all"], feedback_options=None, show_label=False, layout="bubble",
-                    reasoning_tags=[("<think>", "</think>")],
-                )  # fmt: skip
-                with gr.Row(elem_classes="say"):
-                    self._question = make(
-                        gr.Textbox, {"label": "page.chat.question", "placeholder": "page.chat.question_hint"},
-                        lines=1, max_lines=8, show_label=False, elem_id="chat-question", scale=8, autofocus=False,
-                    )  # fmt: skip
-                    self._send = make(
-                        gr.Button, {"value": "page.buttons.send"}, variant="primary", elem_id="chat-send", scale=1,
-                        min_width=80,
-                    )  # fmt: skip
-                    self._stop = make(
-                        gr.Button, {"value": "page.buttons.stop"}, elem_id="chat-stop", scale=1, min_width=80,
-                    )  # fmt: skip
-                    self._clear = make(
-                        gr.Button, {"value": "page.buttons.clear"}, elem_id="chat-clear", scale=1, min_width=80,
-                    )  # fmt: skip
-                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None)
+                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None, render=False)
+                self._compares = make(gr.Checkbox, {"label": "sides.label"}, elem_id="chat-compares", container=False)
+                with gr.Column(elem_id="chat-single", elem_classes="chat-room") as self._single:
+                    self.room = ChatRoom(frame, self.form, self._notice, memory)
+                with gr.Column(elem_id="chat-double", elem_classes="chat-room", visible=False) as self._double:
+                    self._sides = ChatSides(frame, self.form, self._notice)
+                self._notice.render()
 
     def _build_settings(self) -> None:
         make = self._frame.texts.make
@@ -90,7 +76,8 @@ class ChatTab:
                     self.form.add(name, **own)
         with make(gr.Accordion, {"label": "page.train.advanced"}, open=False), gr.Row(elem_classes="fields"):
             for name in ADVANCED:
-                self.form.add(name)
+                own = {"elem_classes": "wide"} if name in WIDE else {}
+                self.form.add(name, **own)
 
     def opened_by(self, button: Any, target: Callable[..., dict[str, Any]], inputs: list[Any]) -> None:
         """Let a button elsewhere open its result here, and load it.
@@ -129,20 +116,13 @@ class ChatTab:
             concurrency_limit=None, **PRIVATE,
         )  # fmt: skip
         self._unload.click(_on_unload, language, self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE)
-        asked = gr.State("")
-        for event in (self._send.click, self._question.submit):
-            taken = event(
-                _take_question, [self._question, self._talk], [self._question, self._talk, asked, self._send], **QUICK
-            )
-            answered = taken.then(
-                self._on_question, [language, asked, self._talk, *form.inputs], [self._talk, self._notice],
-                concurrency_limit=None, **PRIVATE,
-            )  # fmt: skip
-            answered.then(lambda: [gr.update(interactive=True)] * 2, None, [self._question, self._send], **QUICK).then(
-                None, js=FOCUS_ON_QUESTION
-            )
-        self._stop.click(_on_stop, language, self._notice, **QUICK)
-        self._clear.click(lambda: ([], ""), None, [self._talk, self._notice], **QUICK)
+        self._compares.input(
+            lambda is_on: [gr.update(visible=not is_on), gr.update(visible=is_on), ""], self._compares,
+            [self._single, self._double, self._notice], **QUICK,
+        )  # fmt: skip
+        form.controls["tools"].blur(_look_at_tools, [language, form.controls["tools"]], form.controls["tools"], **QUICK)
+        self.room.connect()
+        self._sides.connect()
         self._frame.notices.append(self._notice)
 
     def _on_load(self, language: str, *raw: Any) -> list[Any]:
@@ -158,51 +138,12 @@ class ChatTab:
         live.forget_list()
         return [warnings_notice(warnings, language), *self.form.notes((), language)]
 
-    def _on_question(
-        self, request: gr.Request, language: str, question: str, talk: list[dict], *raw: Any
-    ) -> Iterator[list[Any]]:
-        """Stream the answer to the last question; what has arrived stays, however the answer ends."""
-        if not question:
-            yield [gr.skip(), gr.skip()]
-            return
-        folder = chat.loaded()
-        if folder is None:
-            yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
-            return
-        text = ""
-        try:
-            job = self.form.job(raw).job
-            messages = ([{"role": "system", "content": job.system}] if job.system else []) + spoken(talk)
-            sampling = {name: getattr(job, name) for name in Generation.model_fields}
-            yield [[*talk, {"role": "assistant", "content": "…"}], ""]
-            chat.wait_until_ready(folder, READY_IN_S)
-            for piece in chat.answer(folder, messages, request.session_hash, **sampling):
-                text += piece.text
-                yield [[*talk, {"role": "assistant", "content": text}], _speed(piece, language)]
-        except UserError as error:
-            yield [gr.skip() if text else talk, refusal(error, language)]
 
-
-def spoken(talk: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """A chatbot's value as plain messages: Gradio keeps a content as a list of parts, and thoughts apart."""
-    messages = []
-    for turn in talk:
-        if (turn.get("metadata") or {}).get("title"):
-            continue  # a folded thought is no part of the conversation
-        content = turn["content"]
-        if not isinstance(content, str):
-            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-        messages.append({"role": turn["role"], "content": content})
-    return messages
-
-
-def _take_question(question: str, talk: list[dict]) -> list[Any]:
-    """Move what was typed into the conversation at once; until it is answered, there is no next question."""
-    question = question.strip()
-    if not question:
-        return [gr.skip(), gr.skip(), "", gr.skip()]
-    asked = [*talk, {"role": "user", "content": question}]
-    return [gr.update(value="", interactive=False), asked, question, gr.update(interactive=False)]
+def _look_at_tools(language: str, text: str) -> dict[str, Any]:
+    """Say beside the field what is wrong with it."""
+    problem = tools_problem(text) if text.strip() else None
+    said = words("options.tools.help", language)
+    return gr.update(info=f"**⚠ {problem.text(language)}**" if problem else said)
 
 
 def _watched(language: str) -> list[Any]:
@@ -230,32 +171,9 @@ def _state(kind: str, text: str, model: str = "") -> str:
     return f'<div class="chat-state">{chip}<span class="run-name">{escaped(model)}</span></div>'
 
 
-def _on_stop(language: str, request: gr.Request) -> Any:
-    """End this browser's answer; what has arrived stays."""
-    folder = chat.loaded()
-    try:
-        if folder is not None:
-            chat.stop_answer(folder, request.session_hash)
-    except UserError as error:
-        return refusal(error, language)
-    return gr.skip()
-
-
 def _on_unload(language: str) -> str:
     folder = chat.loaded()
     if folder is not None:
         chat.unload(folder)
     live.forget_list()
     return notice("good", escaped(words("page.chat.unloaded", language)))
-
-
-def _speed(piece: Any, language: str) -> str:
-    """After the last piece: how many tokens, how fast, and whether it was cut short."""
-    if not piece.is_last:
-        return ""
-    seconds = piece.seconds or 0
-    rate = piece.tokens / seconds if seconds else 0
-    text = words("page.chat.speed", language, tokens=piece.tokens, seconds=f"{seconds:.1f}", rate=f"{rate:.1f}")
-    if piece.finish_reason in ("length", "stopped"):
-        text += " · " + words(f"page.chat.{'cut' if piece.finish_reason == 'length' else 'stopped'}", language)
-    return f'<p class="fine">{escaped(text)}</p>'

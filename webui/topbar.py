@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import gradio as gr
 from engine.catalog.models import find_model, models
 from engine.catalog.templates import template_names
 from engine.options.jobs import TrainJob
+from engine.runs.sides import base_of
 from engine.words import words
 from webui.controls import NOTHING, control
 from webui.language import Texts, language_choices
@@ -114,19 +114,12 @@ def checkpoint_choices(model: str | None) -> list[tuple[str, str]]:
             config = folder / "adapter_config.json"
             if config.is_file():
                 name = run.name if folder == run.path else f"{run.name}/{folder.name}"
-                found.append((_base_of(config) != model, name, str(folder)))
+                found.append((base_of(folder) != model, name, str(folder)))
     return [(name, path) for _, name, path in sorted(found, key=lambda item: item[0])]
 
 
 def template_choices(language: str) -> list[tuple[str, str]]:
     return [(words("choices.template.none", language), NOTHING)] + [(name, name) for name in template_names()]
-
-
-def _base_of(config: Path) -> str | None:
-    try:
-        return json.loads(config.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError):
-        return None
 
 
 def _brand(language: str) -> str:

@@ -22,8 +22,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 from engine.catalog.templates import Template, find_template
+from engine.catalog.tool_formats import wrapped_tools
 from engine.errors import UserError
 from engine.options.model import Model
+from engine.options.rules_chat import tools_problem
 
 Message = dict[str, Any]
 
@@ -130,6 +132,21 @@ def with_system(messages: Sequence[Message], job: Model) -> list[Message]:
     if not system or any(message["role"] == "system" for message in messages):
         return list(messages)
     return [{"role": "system", "content": system}, *messages]
+
+
+def tools_of(job: Model) -> list[dict[str, Any]] | None:
+    """The functions that a chat's job lets the model call, as templates expect them; None: none, or no chat.
+
+    Raises:
+        UserError: what the job says is not a JSON list of functions with names.
+    """
+    text = (getattr(job, "tools", None) or "").strip()
+    if not text:
+        return None
+    if problem := tools_problem(text):
+        raise UserError(problem.key, **problem.facts)
+    tools = json.loads(text)
+    return wrapped_tools(tools if isinstance(tools, list) else [tools]) or None
 
 
 def adapter_template(job: Model) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.options.base import Options
+from engine.options.base import Names, Options
 from engine.options.option import option
 
 
@@ -19,3 +19,7 @@ class Chat(Options):
     context_length: int = option(4096, ge=128, le=1048576, level="advanced", when={})  # tokens that llama.cpp holds
     prompt: str | None = option(None, level="command")  # answer this and end
     system: str | None = option(None, control="lines")
+    tools: str | None = option(None, level="advanced", control="lines")  # a JSON list of functions it may call
+    compare: Names = option((), level="command")  # "base", runs or checkpoints that answer `prompts`
+    prompts: str | None = option(None, level="command")  # a file of them: one a line, or JSON Lines
+    answers: str | None = option(None, level="command")  # where what they said is written, as JSON Lines

@@ -11,6 +11,7 @@ from engine.errors import Problem
 from engine.options.base import Options
 from engine.options.export import NEED_IMATRIX
 from engine.options.jobs import ApiJob, ChatJob, EvalJob, ExportJob, GgufJob, OllamaJob, TrainJob
+from engine.options.rules_chat import CHAT_RULES as OWN_CHAT_RULES
 from engine.options.rules_devices import TRAIN_RULES as DEVICE_RULES
 from engine.options.rules_evaluation import EVAL_RULES
 from engine.options.rules_methods import CHAT_RULES, EXPORT_RULES, TRAIN_RULES
@@ -143,7 +144,7 @@ RULES: dict[type[Options], tuple[Rule, ...]] = {
     ),
     ExportJob: (model_is_named, export_has_target, *EXPORT_RULES),
     GgufJob: (model_is_named, gguf_has_types, smallest_types_need_imatrix),
-    ChatJob: (chat_has_model, *CHAT_RULES, *SERVED_RULES),
+    ChatJob: (chat_has_model, *CHAT_RULES, *SERVED_RULES, *OWN_CHAT_RULES),
     ApiJob: (chat_has_model, api_has_no_prompt, api_holds_the_model, *CHAT_RULES),
     OllamaJob: OLLAMA_RULES,
 }  # fmt: skip

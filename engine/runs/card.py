@@ -15,7 +15,9 @@ from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
 from engine.runs.notes import read_notes
 from engine.runs.progress import clock, watch
-from engine.runs.read import State, read_job, read_state
+from engine.runs.read import State, read_job, read_language, read_state
+from engine.runs.record import write_text
+from engine.runs.votes import tallies
 from engine.words import has_words, words
 
 OF_AN_ATTEMPT = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
@@ -38,10 +40,16 @@ def card(folder: Folder, language: str = "en", state: State | None = None) -> st
     except (UserError, OSError):
         job = None  # of another version; what was written down still counts
     parts = [*_heading(folder), *_ending(state, language), *_results(folder, state, facts, language)]
-    parts += _made_with(facts, job, language)
+    parts += [*_votes(folder, language), *_made_with(facts, job, language)]
     if job is not None:
         parts += _asked(job, {"output_dir": str(folder.path)} if state.kind == "train" else {}, language)
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def renew_card(folder: Folder) -> None:
+    """Write RUN.md anew, where a training has left one: people have said something of it since."""
+    if folder.card.is_file():
+        write_text(folder.card, card(folder, read_language(folder)))
 
 
 def _heading(folder: Folder) -> list[str]:
@@ -117,6 +125,16 @@ def _results(folder: Folder, state: State, facts: Facts, language: str) -> list[
         shown = f"{precision['weights']}, {precision['trained']}, {precision['autocast']}"
         rows.append((words("card.precision", language), shown))
     return [f"## {words('card.results', language)}", _table(rows)] if rows else []
+
+
+def _votes(folder: Folder, language: str) -> list[str]:
+    """How often people found its answers better than others', side by side."""
+    rows = [(f"`{each.own}`", f"`{each.other}`", each.wins, each.losses, each.ties, each.both_bad)
+            for each in tallies(folder)]  # fmt: skip
+    if not rows:
+        return []
+    head = tuple(words(f"votes.{name}", language) for name in ("own", "other", "wins", "losses", "ties", "both_bad"))
+    return [f"## {words('votes.title', language)}", _table(rows, head)]
 
 
 def _made_with(facts: Facts, job: Options | None, language: str, is_public: bool = False) -> list[str]:

@@ -85,20 +85,25 @@ def wait_until_ready(folder: Folder, timeout_s: float) -> None:
 
 
 def answer(
-    folder: Folder, messages: list[dict[str, Any]], answer_id: str | None = None, **options: Any
-) -> Iterator[Piece]:
-    """Stream the answer to a conversation. Closing the iterator early stops the work.
+    folder: Folder, messages: list[dict[str, Any]], answer_id: str | None = None, *, side: str | None = None,
+    talk: str | None = None, **options: Any,
+) -> Iterator[Piece]:  # fmt: skip
+    """Stream the answer to a conversation. Closing the iterator early stops the work, but for a ``talk``.
 
     Args:
         messages: turns with ``role`` and ``content``, the latest last.
         answer_id: a name by which :func:`stop_answer` finds this answer among others.
+        side: who answers: the model as it was loaded (None), its base alone ("base"), or with the adapter in a folder.
+        talk: a name under which conversation and answer are kept (``engine.runs.talks``), so that the answer goes on
+            to be given when nobody listens any more; None: they are not kept.
         **options: options of ``ChatJob`` for this answer only, ``temperature`` for example; the others are the job's.
 
     Raises:
         UserError: the model is not loaded, or this answer failed; the next one may well work.
     """
     with _connect(folder) as connection:
-        _send(connection, {"do": "answer", "messages": messages, "answer_id": answer_id, "options": options})
+        asked = {"messages": messages, "answer_id": answer_id, "side": side, "talk": talk, "options": options}
+        _send(connection, {"do": "answer", **asked})
         while True:
             try:
                 reply = json.loads(connection.recv_bytes())

@@ -153,7 +153,7 @@ def _names(folder: Folder, kind: str) -> tuple[set[str], set[str]]:
         ),
         "data": (folder.report, folder.findings, folder.lengths, folder.rejects, folder.clean),
     }
-    trained = (folder.training_args, folder.results, folder.loss_plot, folder.card, folder.ladder)
+    trained = (folder.training_args, folder.results, folder.loss_plot, folder.card, folder.ladder, folder.votes)
     return {path.name for path in always}, {path.name for path in of_kind.get(kind, trained)}
 
 

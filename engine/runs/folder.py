@@ -15,6 +15,8 @@ SAVES = Path("saves")
 """Runs are listed below this folder of the working directory; one elsewhere leaves a link in ``saves/elsewhere``."""
 QUEUE = SAVES / ".queue"
 """What the waiting runs have in common: who sits on which device, whether the queue is paused, its locks."""
+TALKS = SAVES / ".talks"
+"""Conversations on the page, each under a name that only its browser knows."""
 DELETIONS = SAVES / ".deletions"
 """A note of each deletion that has begun; it goes with the last of what it deletes."""
 
@@ -105,6 +107,11 @@ class Folder:
     def ladder(self) -> Path:
         """What checkpoints answered to ``ladder_prompts``; one JSON object a line, append only."""
         return self.path / "ladder.jsonl"
+
+    @property
+    def votes(self) -> Path:
+        """Which of two answers people found better, one of them this run's; one JSON object a line, append only."""
+        return self.path / "votes.jsonl"
 
     @property
     def rows(self) -> Path:

@@ -43,6 +43,22 @@ def room_for(prompt: list[int], model: Any) -> int:
     return room
 
 
+def room_for_answer(prompt_tokens: int, context: int, max_new_tokens: int) -> int:
+    """How many tokens an answer may have that is asked to have at most so many.
+
+    One that is asked for to fill the whole context gets what is left of it; any other gets what it asks for.
+
+    Raises:
+        UserError: the prompt alone fills the context, or leaves less than was asked for.
+    """
+    room = context - prompt_tokens
+    if room < 1:
+        raise UserError("chat.context_overflow", tokens=prompt_tokens, context=context)
+    if room < max_new_tokens < context:
+        raise UserError("chat.no_room", tokens=prompt_tokens, context=context, asked=max_new_tokens, room=room)
+    return min(max_new_tokens, room)
+
+
 def said(
     model: Any, prompt: list[int], job: ChatJob, limit: int, stop: tuple[str, ...] = (),
     is_stopped: Callable[[], bool] = lambda: False, steering: Steering | None = None, reader: Any = None,

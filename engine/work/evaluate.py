@@ -23,9 +23,9 @@ from engine.errors import UserError
 from engine.options.jobs import EvalJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested, write_text
+from engine.work.answers import StopWords
 from engine.work.batched_answers import answer_all
 from engine.work.batching import collate
-from engine.work.chat import StopWords
 from engine.work.choices import measure_choices
 from engine.work.dataset import Rows, remove_rows
 from engine.work.device import usable_device

@@ -29,11 +29,15 @@ from engine.options.generation import Generation
 from engine.options.jobs import ChatJob
 from engine.options.model import Model
 from engine.runs.record import Recorder
+from engine.runs.sides import BASE
 from engine.work.download import local_model
 from engine.work.load import apply_adapters, load_model, load_tokenizer, render_prompt
 from engine.work.rope import longest
+from engine.work.sides import Sides
 from engine.work.steering import Steering
 
+TAIL = 16
+"""Tokens at the end of a prompt that show whether it opens a thought."""
 FEW_ROWS = 8
 """Below so many rows, a product with bfloat16 weights is limited by memory, and the CPU's own is the fastest."""
 
@@ -51,12 +55,17 @@ def load_for_answers(job: ChatJob, recorder: Recorder) -> TransformersModel:
     tokenizer = load_tokenizer(path, job)
     recorder.phase("loading_model")
     torch.set_num_threads(recommended_threads())
-    model = load_model(path, job, dtype, device.address)
-    if device.is_cpu and not device.has_fast_bfloat16:
-        widen(model)
+
+    def load_base() -> torch.nn.Module:
+        model = load_model(path, job, dtype, device.address)
+        if device.is_cpu and not device.has_fast_bfloat16:
+            widen(model)
+        return model
+
+    model = load_base()
     if job.adapters:
         model = apply_adapters(model, job.adapters)
-    return TransformersModel(model, tokenizer, job)
+    return TransformersModel(model, tokenizer, job, path, load_base)
 
 
 def inference_dtype(job: ChatJob, device: Device) -> torch.dtype:
@@ -72,12 +81,22 @@ def inference_dtype(job: ChatJob, device: Device) -> torch.dtype:
 
 
 class TransformersModel:
-    """A model in transformers that answers conversations."""
+    """A model in transformers that answers conversations.
 
-    def __init__(self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: ChatJob) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
+    Args:
+        path: the base model's folder; load_base: gives it anew. Needed by :meth:`use` alone.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, job: ChatJob, path: Any = None,
+        load_base: Callable[[], torch.nn.Module] | None = None,
+    ) -> None:  # fmt: skip
+        self._model, self._tokenizer = model, tokenizer
         self._end_ids = end_ids(model, tokenizer, job)
+        self._job, self._path = job, path
+        self._sides = Sides(model, job, load_base)
+        self._words: dict[str | None, tuple[PreTrainedTokenizerBase, frozenset[int]]]
+        self._words = {None: (tokenizer, self._end_ids)}
         self.dtype = str(model.dtype).removeprefix("torch.")
         self.device = str(model.device)
         self.holds_many = True  # answers at once: each has a cache of its own
@@ -107,6 +126,29 @@ class TransformersModel:
     def tokens(self, prompt: list[int], job: ChatJob, steering: Steering | None = None) -> Iterator[int]:
         """Tokens of the answer, until the model ends its turn; without a limit of their number."""
         return generate(self._model, prompt, job, self._end_ids, steering=steering)
+
+    def use(self, side: str | None) -> None:
+        """Answer from now on as loaded (None), as the base model alone ("base"), or with the adapter in a folder.
+
+        Tokenizer and chat template are those it would have if it had been loaded so.
+
+        Raises:
+            UserError: the adapter cannot stand beside this base.
+        """
+        try:
+            self._sides.switch(side)
+        finally:
+            self._model = self._sides.model  # which a failure may have replaced too
+        if side not in self._words:
+            named = {"adapter_name_or_path": () if side == BASE else (side,), "adapter_folder": None}
+            job = self._job.model_copy(update=named)
+            tokenizer = load_tokenizer(self._path, job)
+            self._words[side] = (tokenizer, end_ids(self._model, tokenizer, job))
+        self._tokenizer, self._end_ids = self._words[side]
+
+    def tail(self, prompt: list[int]) -> str:
+        """How a prompt ends, its special tokens included."""
+        return self._tokenizer.decode(prompt[-TAIL:])
 
     def reader(self, keeps_special: bool = False) -> TextReader:
         return TextReader(self._tokenizer, keeps_special)

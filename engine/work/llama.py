@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from engine.catalog.devices import recommended_threads
-from engine.catalog.rendering import Renderer, named_template, with_system
+from engine.catalog.rendering import Renderer, named_template, tools_of, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
 from engine.work.steering import Steering
 
 SEEDS = 2**32
+TAIL = 16
+"""Tokens at the end of a prompt that show whether it opens a thought."""
 
 
 class LlamaModel:
@@ -65,7 +67,7 @@ class LlamaModel:
         return Renderer(self._template, self._special_tokens()).render(
             with_system(messages, job),
             add_generation_prompt,
-            tools=tools,
+            tools=tools if tools is not None else tools_of(job),
             enable_thinking=job.enable_thinking,
             preserve_thinking=job.preserve_thinking or None,
         )
@@ -98,6 +100,10 @@ class LlamaModel:
             if steering:
                 steering.note(token)
             yield token
+
+    def tail(self, prompt: list[int]) -> str:
+        """How a prompt ends, its special tokens included."""
+        return self._llama.detokenize(prompt[-TAIL:], special=True).decode("utf-8", errors="ignore")
 
     def reader(self, keeps_special: bool = False) -> BytesReader:
         return BytesReader(self._llama, keeps_special)

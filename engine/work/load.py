@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import is_flash_attn_2_available
 
 from engine.catalog.models import model_problem
-from engine.catalog.rendering import adapter_template, named_template, renderer_of, with_system
+from engine.catalog.rendering import adapter_template, named_template, renderer_of, tools_of, with_system
 from engine.errors import UserError
 from engine.options.model import Model, Vocabulary
 from engine.work.imports import without_bitsandbytes
@@ -108,12 +108,15 @@ def load_model(
 
 
 @without_bitsandbytes()
-def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...]) -> torch.nn.Module:
+def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...], may_merge: bool = True) -> torch.nn.Module:
     """A model that answers with all adapters together, in this order; the base model's object is used up.
 
     In float32 each adapter is merged in memory, which costs nothing per token. In half precision or in 4 or 8 bits a
     small update would be rounded away, so there the adapters stay beside the weights. Several of them are only the sum
     of their updates if all are plain LoRA; others in a row make the model one in float32.
+
+    Args:
+        may_merge: False: they stay beside the weights in float32 too, so that they can be switched off.
 
     Raises:
         UserError: a folder holds no adapter, or one that was trained beside a model of another shape.
@@ -123,7 +126,7 @@ def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...]) -> torch.nn.M
     configs = [read_adapter_config(path) for path in paths]
     if len(paths) > 1 and not all(_only_adds(config) for config in configs) and not is_quantized(model):
         model = model.float()
-    is_merged = model.dtype == torch.float32 and not is_quantized(model)
+    is_merged = may_merge and model.dtype == torch.float32 and not is_quantized(model)
     for number, path in enumerate(paths):
         try:
             if isinstance(model, PeftModel):
@@ -170,14 +173,19 @@ def _only_adds(config: dict[str, Any]) -> bool:
 
 def fit_to_adapter(model: PreTrainedModel, path: str | Path) -> None:
     """Give the embeddings as many rows as an adapter that was trained with new tokens has."""
+    fit_rows(model, adapter_rows(model, path))
+
+
+def adapter_rows(model: PreTrainedModel, path: str | Path) -> int | None:
+    """How many tokens an adapter's own embeddings are for; None: it has none of its own."""
     file = Path(path) / "adapter_model.safetensors"
     if not file.is_file():
-        return
+        return None
     both = (model.get_input_embeddings(), model.get_output_embeddings())
     names = [name for name, module in model.named_modules() if any(module is each for each in both)]
     ends = tuple(f"{name}.{inside}weight" for name in names for inside in ("", "base_layer."))
     rows = [stored.shape[0] for name, stored in stored_tensors(file).items() if name.endswith(ends)]
-    fit_rows(model, max(rows, default=None))
+    return max(rows, default=None)
 
 
 def render_prompt(
@@ -198,7 +206,7 @@ def render_prompt(
     return renderer_of(tokenizer, job).render(
         with_system(messages, job),
         add_generation_prompt,
-        tools=tools,
+        tools=tools if tools is not None else tools_of(job),
         enable_thinking=job.enable_thinking,
         preserve_thinking=job.preserve_thinking or None,
     )

@@ -58,6 +58,12 @@ def longest(config: Any) -> int | None:
     return int(length * rope["factor"]) if length and rope.get("rope_type") == "dynamic" else length
 
 
+def has_same_positions(one: Model, other: Model) -> bool:
+    """Whether two jobs, which name the same base model, stretch its positions alike."""
+    asked, others = _trained_with(one), _trained_with(other)
+    return asked == others or (asked[0] is None and others[0] is None)
+
+
 def _trained_with(job: Model) -> tuple[str | None, int | None]:
     """The scaling with which the job's last adapter was trained, and for how many tokens."""
     for folder in map(Path, reversed(job.adapters)):

@@ -335,3 +335,109 @@ def test_the_terminal_says_what_is_wrong(workplace, tiny_model):
     broken = chat_with("--gguf", "x.gguf")
     assert broken.returncode == 1 and "x.gguf" in broken.stderr and "Traceback" not in broken.stderr
     assert not missing.stdout and not broken.stdout
+
+
+@pytest.fixture(scope="module")
+def two_adapters(tiny_model, tmp_path_factory):
+    torch = pytest.importorskip("torch")
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    paths = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        adapter = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config)
+        paths.append(str(tmp_path_factory.mktemp("adapters") / f"adapter{seed}"))
+        adapter.save_pretrained(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("loaded_with", [0, 1])
+def test_each_side_of_one_base_says_what_it_says_alone(tiny_model, two_adapters, workplace, dtype, loaded_with):
+    """Switched in any order, also where the loaded adapter was merged; a folder that does not fit changes nothing."""
+    pytest.importorskip("torch")
+    from engine.runs.folder import Folder
+    from engine.runs.record import Recorder
+    from engine.work.chat import pieces, take_side
+    from engine.work.generate import load_for_answers
+
+    def loaded(*adapters):
+        job = ChatJob(model_name_or_path=str(tiny_model), adapter_name_or_path=adapters, infer_dtype=dtype,
+                      do_sample=False, max_new_tokens=12)  # fmt: skip
+        return load_for_answers(job, Recorder(Folder(workplace))), job
+
+    def said(model, job, side=None):
+        take_side(model, side)
+        return "".join(piece.text for piece in pieces(model, FRANCE, job))
+
+    one, two = two_adapters
+    alone = {side: said(*loaded(*adapters)) for side, adapters in {"base": (), one: (one,), two: (two,)}.items()}
+    assert len(set(alone.values())) == 3
+    model, job = loaded(*two_adapters[:loaded_with])
+    as_loaded = said(model, job)
+    with pytest.raises(UserError) as caught:
+        take_side(model, str(workplace))
+    assert caught.value.key == "adapter_missing"
+    for side in (two, "base", one, None, two, "base"):
+        assert said(model, job, side) == (as_loaded if side is None else alone[side]), side
+    assert as_loaded == alone[one if loaded_with else "base"]
+
+
+def test_room_for_the_answer_is_told_before_it_is_given(started, tiny_model):
+    folder = started(model_name_or_path=str(tiny_model))
+    chat.wait_until_ready(folder, LOAD_S)
+    long = [{"role": "user", "content": "word " * 1500}]
+    tokens = ask(folder, long, max_new_tokens=4)[1].prompt_tokens
+    with pytest.raises(UserError) as caught:
+        next(chat.answer(folder, long, max_new_tokens=2048 - tokens + 1))
+    assert caught.value.key == "chat.no_room" and str(caught.value.facts["room"]) == str(2048 - tokens)
+    assert next(chat.answer(folder, long, max_new_tokens=2048 - tokens)).prompt_tokens == tokens
+
+
+def test_an_answer_outlives_who_asked_and_ends_when_it_is_stopped(started, tiny_model):
+    from engine.runs.talks import new_name, read_talk
+
+    folder = started(model_name_or_path=str(tiny_model))
+    chat.wait_until_ready(folder, LOAD_S)
+    names = [new_name(), new_name()]
+    for name, most in zip(names, (30, 2000), strict=True):
+        asked = chat.answer(folder, FRANCE, name, talk=name, max_new_tokens=most, temperature=5.0, sampling_seed=1)
+        next(asked)
+        asked.close()  # the browser is closed
+    chat.stop_answer(folder, names[1])
+    deadline = time.monotonic() + 60
+    while not all(read_talk(name).answer.is_over for name in names) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    whole, stopped = map(read_talk, names)
+    assert whole.answer.piece.finish_reason in ("stop", "length") and whole.messages == FRANCE
+    assert whole.answer.text == ask(folder, max_new_tokens=30, temperature=5.0, sampling_seed=1)[0]
+    assert stopped.answer.piece.finish_reason == "stopped" and stopped.answer.piece.tokens < 2000
+
+
+def test_a_list_of_prompts_is_put_to_several_checkpoints(workplace, tiny_model, two_adapters):
+    import json
+
+    from engine.runs.sides import BASE
+
+    Path("list.txt").write_text("Hi\nWhat is a lathe?\n")
+    command = [sys.executable, str(PROJECT / "app.py"), "chat", "--model_name_or_path", str(tiny_model)]
+    options = ["--prompts", "list.txt", "--answers", "said.jsonl", "--max_new_tokens", "6", "--sampling_seed", "3"]
+    done = subprocess.run(
+        [*command, "--compare", BASE, *two_adapters, *options], capture_output=True, text=True, timeout=LOAD_S
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in Path("said.jsonl").read_text().splitlines()]
+    assert [(row["messages"][0]["content"], row["side"]) for row in rows] == [
+        (prompt, side) for prompt in ("Hi", "What is a lathe?") for side in (BASE, *two_adapters)
+    ]
+    assert len({row["answer"] for row in rows[:3]}) == 3
+    assert all(row["answer"].split()[0] in done.stdout for row in rows if row["answer"].split())
+    alone = subprocess.run(
+        [*command, "--adapter_name_or_path", two_adapters[1], *options[4:], "--prompt", "Hi"],
+        capture_output=True, text=True, timeout=LOAD_S,
+    )  # fmt: skip
+    assert alone.stdout.strip() == rows[2]["answer"].strip()
+    missing = subprocess.run([*command, "--compare", "nobody", *options], capture_output=True, text=True, timeout=60)
+    assert missing.returncode == 1 and "nobody" in missing.stderr and "Traceback" not in missing.stderr

@@ -17,9 +17,11 @@ from engine.options.jobs import ChatJob
 from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
+from engine.runs.talks import new_name, read_talk
 from engine.work.answers import StopWords
-from engine.work.chat import Door, pieces
 from engine.work.chat import answer as answer_request
+from engine.work.chat import pieces
+from engine.work.door import Door
 
 QUESTION = [{"role": "user", "content": "count"}]
 
@@ -163,6 +165,65 @@ def test_a_closed_iterator_stops_the_work(folder, model):
     assert ask(folder)[0] == "0 1 2 "
 
 
+def test_a_kept_conversation_is_answered_though_nobody_listens(folder, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = new_name()
+    model.gate, model.end = threading.Semaphore(1), 5
+    answer = chat.answer(folder, QUESTION, name, talk=name)
+    next(answer)
+    answer.close()
+    time.sleep(0.3)
+    assert not read_talk(name).answer.is_over
+    model.gate.release(100)
+    wait_for(lambda: read_talk(name).answer.is_over)
+    assert read_talk(name).whole() == [*QUESTION, {"role": "assistant", "content": "0 1 2 3 4 "}]
+
+
+def test_a_kept_conversation_has_one_answer_at_a_time_and_can_be_stopped(folder, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = new_name()
+    model.gate, model.end = threading.Semaphore(1), 10**6
+    first = chat.answer(folder, QUESTION, name, talk=name)
+    next(first)
+    again = chat.answer(folder, [{"role": "user", "content": "again"}], name, talk=name)
+    waiting = []
+    thread = threading.Thread(target=lambda: waiting.append(next(again)))
+    thread.start()
+    time.sleep(0.3)
+    model.gate.release(3)
+    assert list(first)[-1].finish_reason == "stopped"
+    thread.join(10)
+    assert waiting
+    chat.stop_answer(folder, name)
+    time.sleep(0.2)
+    model.gate.release(100)
+    assert list(again)[-1].finish_reason == "stopped"
+    assert read_talk(name).messages[0]["content"] == "again"
+
+
+def test_why_an_answer_failed_is_kept_with_what_was_said(folder, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name, model.fails_at = new_name(), 2
+    with pytest.raises(UserError):
+        list(chat.answer(folder, QUESTION, name, talk=name))
+    kept = read_talk(name).answer
+    assert (kept.text, kept.error["key"]) == ("0 1 ", "chat.out_of_memory")
+
+
+def test_a_name_that_leads_elsewhere_is_no_conversation(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        list(chat.answer(folder, QUESTION, talk="../../x"))
+    assert not list(tmp_path.rglob("x.json")) and ask(folder)[0] == "0 1 2 3 4 "
+
+
+def test_a_model_that_cannot_switch_says_so(folder):
+    with pytest.raises(UserError) as caught:
+        list(chat.answer(folder, QUESTION, side="base"))
+    assert caught.value.key == "chat.cannot_switch"
+    assert ask(folder)[0] == "0 1 2 3 4 "
+
+
 def test_who_waits_and_goes_away_is_never_answered(folder, model):
     model.gate, model.end = threading.Semaphore(1), 3
     first = chat.answer(folder, QUESTION)
@@ -194,6 +255,21 @@ def test_a_conversation_that_is_too_long_is_told_with_numbers(folder):
     assert caught.value.key == "chat.context_overflow"
     assert "1000 tokens" in caught.value.text()
     assert ask(folder)[1].finish_reason == "stop"
+
+
+def test_too_little_room_for_what_is_asked_is_told_before_it_begins(folder, model):
+    long = [{"role": "user", "content": "x" * 900}]
+    with pytest.raises(UserError) as caught:
+        list(chat.answer(folder, long, max_new_tokens=101))
+    assert caught.value.key == "chat.no_room" and model.answers == 0
+    assert "100" in caught.value.text()
+    assert list(chat.answer(folder, long, max_new_tokens=100))[-1].tokens == 5
+
+
+def test_a_thought_that_the_template_begins_is_part_of_the_answer(folder, model):
+    model.tail = lambda prompt: "<|assistant|><think>\n"
+    text, last = ask(folder)
+    assert text == "<think>0 1 2 3 4 " and last.tokens == 5
 
 
 def test_an_answer_ends_where_the_context_ends(folder, model):
