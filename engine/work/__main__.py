@@ -35,7 +35,7 @@ from engine.work.shortage import is_shortage, shortage
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
         "gguf": "engine.work.gguf.job", "chat": "engine.work.chat", "data": "engine.work.inspect"}  # fmt: skip
-LATE = ("gguf", "chat", "data")
+LATE = ("gguf", "chat", "data", "export")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
 
 

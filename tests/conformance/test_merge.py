@@ -21,7 +21,7 @@ from engine.errors import UserError
 from engine.options.jobs import ExportJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
-from engine.work import export, verify_merge
+from engine.work import export, verify_logits
 from engine.work.shards import model_tensors
 from engine.work.unfinished import unfinished
 
@@ -203,7 +203,7 @@ def test_dtype(asked: str, tmp_path: Path, run_export) -> None:
 def test_large_model_keeps_the_base_dtype(tmp_path: Path, run_export, monkeypatch) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=False, dtype=torch.bfloat16), tmp_path / "adapter")
     monkeypatch.setattr(export, "FLOAT32_BELOW_BYTES", 1000)
-    monkeypatch.setattr(verify_merge, "COMPARED_BELOW_BYTES", 1000)
+    monkeypatch.setattr(verify_logits, "WHOLE_BELOW_BYTES", 1000)
     result = run_export("adapter")
     assert result["dtype"] == "bfloat16"
     assert result["verified"]["logit_max_difference"] is None
