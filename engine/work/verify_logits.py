@@ -86,10 +86,8 @@ def compare_logits(
     difference = float((expected - found).abs().max())
     allowed = tolerance(dtype, float(expected.abs().max()))
     if not difference <= allowed:  # so that NaN fails too
-        raise UserError(
-            "merge.verify_failed",
-            detail=f"max |logit difference| {difference:.3g} > {allowed:.3g} ({str(dtype).removeprefix('torch.')})",
-        )
+        detail = f"max |logit difference| {difference:.3g} > {allowed:.3g} ({str(dtype).removeprefix('torch.')})"
+        raise UserError("merge.verify_failed", detail=detail)
     return Logits(difference, allowed, is_streamed)
 
 
