@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -65,5 +66,6 @@ def upload(folder: Path, job: ExportJob, recorder: Recorder) -> dict[str, str]:
         process.kill()
         process.wait()
         process.stdout.close()
-    by_hand = BY_HAND[job.hub].format(name=name, folder=folder)
+    by_hand = BY_HAND[job.hub].format(name=name, folder=shlex.quote(str(folder)))
+    by_hand += " --private" if job.hub == "huggingface" and job.hub_private_repo else ""
     raise UserError("upload.failed", hub=HUBS[job.hub], name=name, folder=folder, detail=detail, command=by_hand)
