@@ -117,11 +117,10 @@ def shapes(folder: Path) -> dict[str, tuple[int, int]]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     narrow = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    sizes = {
-        "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (narrow, hidden),
-        "self_attn.v_proj": (narrow, hidden), "self_attn.o_proj": (hidden, hidden), "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden),
-        "mlp.down_proj": (hidden, inner),
-    }  # fmt: skip
+    attention = {"q": (hidden, hidden), "k": (narrow, hidden), "v": (narrow, hidden), "o": (hidden, hidden)}
+    forward = {"gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    sizes = {f"self_attn.{name}_proj": size for name, size in attention.items()}
+    sizes |= {f"mlp.{name}_proj": size for name, size in forward.items()}
     layers = range(config["num_hidden_layers"])
     return {f"model.layers.{layer}.{name}": size for layer in layers for name, size in sizes.items()}
 
