@@ -17,7 +17,7 @@ from webui.job_view import JobView, facts_table
 from webui.language import escaped
 
 PLAIN = ("export_dir", "export_dtype", "export_size")
-UPLOAD = ("export_hub_model_id", "hub_private_repo")
+UPLOAD = ("export_hub_model_id", "export_private_repo")
 
 
 class ExportTab:

@@ -42,7 +42,7 @@ def upload(folder: Path, job: ExportJob, recorder: Recorder) -> dict[str, str]:
         StopRequested: somebody asked the run to stop.
     """
     name = str(job.export_hub_model_id)
-    order = {"name": name, "hub": job.hub, "folder": str(folder), "is_private": job.hub_private_repo}
+    order = {"name": name, "hub": job.hub, "folder": str(folder), "is_private": job.export_private_repo}
     command = [sys.executable, "-m", "engine.work.hub_upload", json.dumps(order)]
     paths = [str(PROJECT), os.environ.get("PYTHONPATH")]
     environment = {
@@ -67,5 +67,5 @@ def upload(folder: Path, job: ExportJob, recorder: Recorder) -> dict[str, str]:
         process.wait()
         process.stdout.close()
     by_hand = BY_HAND[job.hub].format(name=name, folder=shlex.quote(str(folder)))
-    by_hand += " --private" if job.hub == "huggingface" and job.hub_private_repo else ""
+    by_hand += " --private" if job.hub == "huggingface" and job.export_private_repo else ""
     raise UserError("upload.failed", hub=HUBS[job.hub], name=name, folder=folder, detail=detail, command=by_hand)

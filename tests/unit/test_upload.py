@@ -109,7 +109,7 @@ def test_all_files_arrive_in_one_commit_of_a_private_repository(hub, tmp_path: P
 
 
 def test_it_is_public_only_when_asked(hub, tmp_path: Path) -> None:
-    sent(tmp_path, hub_private_repo=False)
+    sent(tmp_path, export_private_repo=False)
     assert [is_private(each) for each in hub.made] == [False]
 
 
