@@ -125,6 +125,7 @@ def test_logits_equal_base_and_adapter(name: str, is_tied: bool, tmp_path: Path,
     merged = exported(tmp_path / "out")
     assert differences(logits_of(merged), expected) < 1e-4 * max(1, float(expected.abs().max()) / 100)
     assert result["verified"]["logit_max_difference"] <= result["verified"]["logit_tolerance"]
+    assert result["verified"]["logits_streamed"]
     stays_tied = is_tied and name not in UNTIES
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert ("lm_head.weight" not in weights) == stays_tied
