@@ -60,6 +60,9 @@ for moment in moments:
     status = merge(moment)
     found.append([moment, status, listed(out), temporary.exists()])
     shutil.rmtree(out, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)  # else the next one touches it more often
+merge(renames[-1])
+assert temporary.exists()
 last = merge(None)
 print("FOUND", json.dumps([whole, count, renames, found, last, listed(out), temporary.exists()]))
 """
