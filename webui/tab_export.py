@@ -17,6 +17,7 @@ from webui.job_view import JobView, facts_table
 from webui.language import escaped
 
 PLAIN = ("export_dir", "export_dtype", "export_size")
+UPLOAD = ("export_hub_model_id", "export_private_repo")
 
 
 class ExportTab:
@@ -33,6 +34,9 @@ class ExportTab:
                     for name in PLAIN:
                         own = {"value": default, "elem_classes": "wide"} if name == "export_dir" else {}
                         self.form.add(name, **own)
+                with gr.Row(elem_classes="fields"):
+                    for name in UPLOAD:
+                        self.form.add(name)
             with gr.Column(elem_classes="job-live", min_width=280):
                 self.view.build_live()
         self.view.build_bar("page.buttons.merge")
@@ -68,6 +72,8 @@ def _summary(progress: Progress, language: str) -> str:
     rows = [(words("page.figures.size", language), live.size(result.get("size_bytes")))]
     if verified.get("logit_max_difference") is not None:
         rows.append((words("page.export.logits", language), f"{verified['logit_max_difference']:.2g}"))
+    if address := progress.result.get("uploaded"):
+        rows.append((words("page.export.uploaded", language), address))
     done = notice("good", escaped(words("page.export.done", language, folder=result.get("export_dir", ""))))
     return done + facts_table(rows)
 

@@ -26,6 +26,8 @@ class Export(Options):
     export_dir: str | None = option(None, control="path")
     export_size: float = option(5.0, gt=0)  # GB in each file of weights
     export_dtype: DTYPES = option("auto")  # auto: float32 while small, else as the base model
+    export_hub_model_id: str | None = option(None, level="advanced")  # owner/name on `hub`, where it is uploaded
+    export_private_repo: bool = option(True, level="advanced")  # a repository that the upload makes
     expand_layers: int | None = option(None, ge=1, level="command")  # further layers that change nothing yet
     export_device: Literal["cpu", "auto"] = option("cpu", level="command")
     export_legacy_format: Literal[False] = option(False, level="command")

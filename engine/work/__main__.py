@@ -36,7 +36,7 @@ from engine.work.shortage import is_shortage, shortage
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
         "gguf": "engine.work.gguf.job", "ollama": "engine.work.ollama", "chat": "engine.work.chat",
         "eval": "engine.work.evaluate", "data": "engine.work.inspect", "api": "engine.work.api.job"}  # fmt: skip
-LATE = ("gguf", "ollama", "chat", "data", "api")
+LATE = ("gguf", "ollama", "chat", "data", "api", "export")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
 
 

@@ -14,12 +14,14 @@ from torch import Tensor
 
 from engine.errors import UserError
 from engine.work.folding import merged_weight, merged_weight_dora, merged_weight_oft
-from engine.work.load import CHANGES_BASE
 from engine.work.shards import Stored, load, stored_tensors
 
 SUPPORTED_TYPES = ("LORA", "OFT")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
+"""Ways to initialise LoRA that subtract from the base weights, so that the adapter does not fit the base as stored."""
 
 NOT_MERGED = (
     "alora_invocation_tokens", "arrow_config", "block_share", "coft", "fan_in_fan_out", "kasa_config",
@@ -138,6 +140,12 @@ def read_adapter(folder: Path) -> Adapter:
         if ".original_module." not in name:  # peft may save what it keeps beside a module that is trained whole
             _assign(adapter, name)
     return adapter
+
+
+def is_reward_adapter(folder: Path) -> bool:
+    """Whether an adapter is one that stage rm has left."""
+    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    return config.get("task_type") == "SEQ_CLS"
 
 
 def _assign(adapter: Adapter, name: str) -> None:

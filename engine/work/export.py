@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ from engine.errors import UserError
 from engine.options.jobs import ExportJob
 from engine.runs.contents import TOKENIZER_FILES
 from engine.runs.record import Recorder
-from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter
-from engine.work.expand import expand_config, expanded
+from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_reward_adapter, read_adapter
+from engine.work.expand import expanded
+from engine.work.imports import imported_meanwhile, lean_imports
 from engine.work.merge import Merge, plan_merge
-from engine.work.merge_reward import is_reward_adapter, write_reward_model
+from engine.work.merged_config import layer_count, merged_config, tied_embeddings
 from engine.work.model_card import model_card, trained_by
-from engine.work.rope import stretch
 from engine.work.shards import GB, model_tensors, write_model
 from engine.work.unfinished import unfinished
-from engine.work.verify_merge import compare_logits, verify_tensors
+from engine.work.upload import need_token, upload
+from engine.work.verify_logits import compare_logits
+from engine.work.verify_merge import verify_tensors
 
 FLOAT32_BELOW_BYTES = 4 * GB
 """``export_dtype: auto`` writes float32 below this size: nothing is rounded, and base + adapter = merged model."""
@@ -39,58 +42,82 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
     """Merge, write, prove, and only then give the folder its name.
 
     Returns:
-        ``export_dir``, ``size_bytes``, ``dtype`` and, under ``verified``, what was proven.
+        ``export_dir``, ``size_bytes``, ``dtype``, under ``verified`` what was proven, and ``uploaded``, the address on
+        a hub, if it was asked for.
 
     Raises:
-        UserError: anything that stands in the way; then nothing lies under ``export_dir``.
+        UserError: anything that stands in the way; then nothing lies under ``export_dir``, unless it was only the
+            upload that failed.
     """
     from engine.work.download import local_model
 
     target = Path(job.export_dir).expanduser()
     adapters = [adapter_folder(path) for path in job.adapters]
+    if job.export_hub_model_id:
+        need_token(job.hub)
     base = local_model(job.model_name_or_path, job.hub, job.model_revision, recorder, job.cache_dir)
     refuse_target(target, [base, *adapters])
     if adapters and is_reward_adapter(adapters[-1]):
+        with lean_imports():
+            from engine.work.merge_reward import write_reward_model
         with unfinished(target, is_folder=True) as folder:
             facts = write_reward_model(folder, base, adapters, job, recorder)
             copy_small_files(base, adapters, folder)
             size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return {"export_dir": str(target), "size_bytes": size_bytes, **facts}
-    merge = plan_merge(
-        model_tensors(base),
-        [read_adapter(path) for path in adapters],
-        tied_embeddings(base, job.trust_remote_code),
-    )
+        result = {"export_dir": str(target), "size_bytes": size_bytes, **facts}
+        return result | (upload(target, job, recorder) if job.export_hub_model_id else {})
+    names = ("transformers.modeling_utils", "peft", "engine.work.load")
+    with imported_meanwhile(*names) as imported:
+        facts = _merged(target, base, adapters, job, recorder, imported)
+    size_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    result = {"export_dir": str(target), "size_bytes": size_bytes, **facts}
+    return result | (upload(target, job, recorder) if job.export_hub_model_id else {})
+
+
+def _merged(
+    target: Path, base: Path, adapters: list[Path], job: ExportJob, recorder: Recorder, imported: Callable[[], None]
+) -> dict[str, Any]:
+    """Write ``target`` and prove it.
+
+    Args:
+        imported: waits for transformers and peft. Weights are merged without them, and large ones take long; their
+            configuration is looked at first.
+    """
+    stored = model_tensors(base)
+    if sum(each.size_bytes for each in stored.values()) > FLOAT32_BELOW_BYTES or job.expand_layers or job.rope_scaling:
+        imported()
+    tied = tied_embeddings(base, stored, job.trust_remote_code)
+    merge = plan_merge(stored, [read_adapter(path) for path in adapters], tied)
     if job.expand_layers:
         merge = expanded(merge, layer_count(base, job.trust_remote_code), job.expand_layers)
     _warn_of_other_base(job, merge, recorder)
     contents = _contents(merge, job.export_dtype)
     dtype = _main_dtype(contents)
     _need_space(target, sum(_size(*content) for content in contents.values()))
-    device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
     with unfinished(target, is_folder=True) as folder:
         _write_weights(folder, merge, contents, job.export_size * GB, recorder)
+        changed, unchanged = verify_tensors(merge, folder, recorder)
+        imported()
         recorder.phase("saving")
-        (folder / "config.json").write_text(
-            json.dumps(merged_config(base, merge, job, dtype), indent=2) + "\n", "utf-8"
-        )
+        config = merged_config(base, merge, job, dtype)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         copy_small_files(base, adapters, folder)
         if template := named_template(job):
             (folder / "chat_template.jinja").write_text(template.chat_template, encoding="utf-8")
-        changed, unchanged = verify_tensors(merge, folder, recorder)
+        device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
         logits = compare_logits(merge, base, folder, dtype, device, job, recorder)
         verified = {
             "tensors_changed": changed,
             "tensors_unchanged": unchanged,
             "logit_max_difference": logits and logits.max_difference,
             "logit_tolerance": logits and logits.tolerance,
+            "logits_streamed": logits and logits.is_streamed,
         }
         facts = {"dtype": str(dtype).removeprefix("torch."), "verified": verified}
         told = facts | {"expanded": job.expand_layers}
         card = model_card(job.model_name_or_path, base, [adapter.config for adapter in merge.adapters], told)
         (folder / "README.md").write_text(card + trained_by(adapters or [base]), encoding="utf-8")
-        size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return {"export_dir": str(target), "size_bytes": size_bytes, **facts}
+    return facts
 
 
 def adapter_folder(name: str) -> Path:
@@ -120,71 +147,6 @@ def refuse_target(target: Path, sources: list[Path]) -> None:
         raise UserError("export_dir_exists", path=target)
 
 
-def tied_embeddings(base: Path, trust_remote_code: bool) -> tuple[str, str] | None:
-    """Names of the output and the input embedding of a model whose configuration ties them.
-
-    Raises:
-        UserError: the base model is quantized: its weights are no plain numbers to add to.
-    """
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError("merge.file_broken", path=base / "config.json", detail=error) from error
-    if getattr(config, "quantization_config", None):
-        raise UserError("merge.base_quantized", path=base)
-    if not config.get_text_config().tie_word_embeddings:
-        return None
-    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    pairs = getattr(model, "_tied_weights_keys", None)
-    if isinstance(pairs, dict) and len(pairs) == 1:
-        return next(iter(pairs.items()))
-    return "lm_head.weight", "model.embed_tokens.weight"
-
-
-def layer_count(base: Path, trust_remote_code: bool) -> int:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code).get_text_config().num_hidden_layers
-
-
-def merged_config(base: Path, merge: Merge, job: ExportJob, dtype: torch.dtype) -> dict[str, Any]:
-    """The base model's config.json, with the dtype, the vocabulary's size and the tying of the merged model."""
-    from transformers import AutoConfig
-
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    text = config.get("text_config", config)
-    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
-        for name in ("dtype", "torch_dtype"):
-            if name in part:
-                part[name] = str(dtype).removeprefix("torch.")
-    if "torch_dtype" not in config:
-        config["dtype"] = str(dtype).removeprefix("torch.")
-    tied = tied_embeddings(base, job.trust_remote_code)
-    if tied and not merge.is_tied:
-        text["tie_word_embeddings"] = config["tie_word_embeddings"] = False
-    if job.expand_layers:
-        expand_config(text, job.expand_layers)
-    stretched = AutoConfig.from_pretrained(base, trust_remote_code=job.trust_remote_code)
-    if stretch(stretched, job):
-        _write_rope(text, stretched.get_text_config())
-    for name in merge.sources:
-        if name.endswith(("embed_tokens.weight", "wte.weight", "tok_embeddings.weight")) and merge.is_touched(name):
-            text["vocab_size"] = merge.shape(name)[0]
-    return config
-
-
-def _write_rope(text: dict[str, Any], stretched: Any) -> None:
-    """Spell a rotary embedding as the file does: transformers 5 writes ``rope_parameters``, older ones two names."""
-    text["max_position_embeddings"] = stretched.max_position_embeddings
-    rope = dict(stretched.rope_parameters)
-    if "rope_parameters" not in text:
-        text["rope_theta"] = rope.pop("rope_theta")
-    text["rope_parameters" if "rope_parameters" in text else "rope_scaling"] = rope
-
-
 def copy_small_files(base: Path, adapters: list[Path], folder: Path) -> None:
     """Copy what a model needs beside its weights; the tokenizer is the one the last adapter was trained with."""
     trained = next((path for path in reversed(adapters) if (path / "tokenizer_config.json").is_file()), None)
@@ -199,8 +161,11 @@ def copy_small_files(base: Path, adapters: list[Path], folder: Path) -> None:
 
 
 def _write_weights(folder: Path, merge: Merge, contents: dict, limit_bytes: float, recorder: Recorder) -> None:
-    def tensor_of(name: str) -> torch.Tensor:
-        return merge.tensor(name).to(contents[name][1])
+    def tensor_of(name: str) -> torch.Tensor | Iterator[torch.Tensor]:
+        dtype = contents[name][1]
+        if merge.is_touched(name):
+            return merge.tensor(name).to(dtype)
+        return (block.to(dtype) for block in merge.base_blocks(name))
 
     for done, _ in enumerate(write_model(folder, contents, limit_bytes, tensor_of), start=1):
         recorder.check_stop()

@@ -6,8 +6,10 @@ What is done to other libraries here saves time alone: where they have changed, 
 from __future__ import annotations
 
 import gc
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +31,22 @@ def lean_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def imported_meanwhile(*names: str) -> Iterator[Callable[[], None]]:
+    """Load modules that need transformers in a thread, while the body does what takes nothing of them.
+
+    Gives a function that waits for them; before it is called, the body may not import any of them itself.
+    """
+
+    def load() -> None:
+        with lean_imports():
+            for name in names:
+                importlib.import_module(name)
+
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(load).result
 
 
 @contextmanager

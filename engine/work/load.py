@@ -20,14 +20,12 @@ from engine.catalog.models import model_problem
 from engine.catalog.rendering import adapter_template, named_template, renderer_of, tools_of, with_system
 from engine.errors import UserError
 from engine.options.model import Model, Vocabulary
+from engine.work.adapter_files import CHANGES_BASE
 from engine.work.imports import without_bitsandbytes
 from engine.work.quantization import is_quantized, quantized_loading
 from engine.work.rope import stretch
 from engine.work.shards import stored_tensors
 from engine.work.vocabulary import add_tokens, fit_rows
-
-CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
-"""Ways to initialise LoRA that subtract from the base weights, so that the adapter does not fit the base as stored."""
 
 ATTENTION = {"auto": None, "disabled": "eager", "sdpa": "sdpa", "fa2": "flash_attention_2"}
 """``flash_attn`` → transformers' ``attn_implementation``; None: the fastest one the model has."""
@@ -124,7 +122,7 @@ def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...], may_merge: bo
     from peft import PeftModel
 
     configs = [read_adapter_config(path) for path in paths]
-    if len(paths) > 1 and not all(_only_adds(config) for config in configs) and not is_quantized(model):
+    if len(paths) > 1 and not all(only_adds(config) for config in configs) and not is_quantized(model):
         model = model.float()
     is_merged = may_merge and model.dtype == torch.float32 and not is_quantized(model)
     for number, path in enumerate(paths):
@@ -165,7 +163,7 @@ def read_adapter_config(path: str | Path, kind: str | None = None) -> dict[str, 
     return config
 
 
-def _only_adds(config: dict[str, Any]) -> bool:
+def only_adds(config: dict[str, Any]) -> bool:
     """Whether an adapter does the same to a weight whatever other adapters add to it."""
     whole = config.get("modules_to_save") or config.get("trainable_token_indices")
     return config.get("peft_type") == "LORA" and not config.get("use_dora") and not whole

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from engine.errors import UserError
 from engine.work.adapter_files import Adapter, Update
 from engine.work.folding import block_side, chain
-from engine.work.shards import Stored, load, some
+from engine.work.shards import Stored, blocks, load, some
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class Merge:
     def base_tensor(self, name: str) -> Tensor:
         source = self.sources[name]
         return load(self.base[source])
+
+    def base_blocks(self, name: str) -> Iterator[Tensor]:
+        """The base's tensor in flat pieces."""
+        return blocks(self.base[self.sources[name]])
 
     def tensor(self, name: str) -> Tensor:
         """As in the base where no adapter touches it, else merged, in float32."""

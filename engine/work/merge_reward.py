@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from engine.runs.record import Recorder
 
 TOLERANCE = 1e-2
 """Between the score of the adapter beside its base and that of the merged model, as it is written."""
-
-
-def is_reward_adapter(folder: Path) -> bool:
-    """Whether an adapter is one that stage rm has left."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    return config.get("task_type") == "SEQ_CLS"
 
 
 def write_reward_model(

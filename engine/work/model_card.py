@@ -13,6 +13,9 @@ from engine.runs.card import section_of
 from engine.runs.folder import Folder
 from engine.runs.read import read_state
 
+STREAMED = "Both were computed weight by weight from the files, in float32."
+WHOLE = "Both were computed with the whole model in memory, in float32."
+
 
 def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     """The text of the card.
@@ -42,8 +45,11 @@ def model_card(name: str, base: Path, adapters: list[dict[str, Any]], facts: dic
     if verified["logit_max_difference"] is not None:
         lines.append(
             f"Largest difference of a logit from base + adapters on sample prompts: "
-            f"{verified['logit_max_difference']:.2g} (allowed: {verified['logit_tolerance']:.2g})."
+            f"{verified['logit_max_difference']:.2g} (allowed: {verified['logit_tolerance']:.2g}). "
+            f"{STREAMED if verified.get('logits_streamed') else WHOLE}"
         )
+    else:
+        lines.append("Logits were not compared.")
     return "\n".join(lines) + "\n"
 
 

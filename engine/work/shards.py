@@ -10,9 +10,10 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,6 +23,8 @@ from engine.errors import UserError
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 GB = 1_000_000_000
+BLOCK = 4_000_000
+"""Numbers that are in memory at once where a tensor is only copied or compared."""
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -98,15 +101,32 @@ def model_tensors(folder: Path) -> dict[str, Stored]:
 
 def load(stored: Stored) -> torch.Tensor:
     """The numbers of one tensor: read, not mapped, because all that is shown of a mapped file stays in memory."""
-    data = torch.empty(stored.size_bytes, dtype=torch.uint8)
+    return _read(stored, 0, stored.count).reshape(stored.shape)
+
+
+def load_rows(stored: Stored, begin: int, end: int) -> torch.Tensor:
+    """Some rows of a tensor, by its first dimension: shape (end - begin, …)."""
+    row = math.prod(stored.shape[1:])
+    return _read(stored, begin * row, end * row).reshape(end - begin, *stored.shape[1:])
+
+
+def blocks(stored: Stored) -> Iterator[torch.Tensor]:
+    """The numbers of one tensor in their order, in flat pieces of at most ``BLOCK`` numbers."""
+    for begin in range(0, stored.count, BLOCK):
+        yield _read(stored, begin, min(begin + BLOCK, stored.count))
+
+
+def _read(stored: Stored, begin: int, end: int) -> torch.Tensor:
+    """The numbers from ``begin`` to before ``end``, as they lie in the file; flat."""
+    data = torch.empty((end - begin) * stored.dtype.itemsize, dtype=torch.uint8)
     with stored.file.open("rb", buffering=0) as content:
-        content.seek(stored.offset)
+        content.seek(stored.offset + begin * stored.dtype.itemsize)
         view = memoryview(data.numpy())
         while view and (count := content.readinto(view)):
             view = view[count:]
     if view:
         raise UserError("merge.file_broken", path=stored.file, detail="unexpected end of file")
-    return data.view(stored.dtype).reshape(stored.shape)
+    return data.view(stored.dtype)
 
 
 def in_shards(sizes: dict[str, int], limit_bytes: float) -> list[list[str]]:
@@ -131,7 +151,7 @@ def write_model(
     folder: Path,
     contents: dict[str, tuple[tuple[int, ...], torch.dtype]],
     limit_bytes: float,
-    tensor_of: Callable[[str], torch.Tensor],
+    tensor_of: Callable[[str], torch.Tensor | Iterable[torch.Tensor]],
 ) -> Iterator[str]:
     """Write a model's weights, one tensor in memory at a time, with an index when there are several files.
 
@@ -139,7 +159,7 @@ def write_model(
         folder: exists.
         contents: shape and dtype of every tensor, in the order in which they are asked for and written.
         limit_bytes: largest size of one file.
-        tensor_of: gives a tensor of just that shape and dtype.
+        tensor_of: gives a tensor of just that shape and dtype, or its numbers in flat pieces of that dtype.
 
     Yields:
         The name of each tensor, once it is written.
@@ -153,10 +173,7 @@ def write_model(
         with (folder / file).open("wb") as out:
             out.write(_header({name: contents[name] for name in names}, sizes))
             for name in names:
-                tensor = tensor_of(name)
-                if (tuple(tensor.shape), tensor.dtype) != contents[name]:
-                    raise ValueError(f"{name}: planned {contents[name]}, got {tuple(tensor.shape)} {tensor.dtype}")
-                out.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                _write(out, name, tensor_of(name), contents[name])
                 yield name
             out.flush()
             os.fsync(out.fileno())  # some file systems tell only now that they are full
@@ -165,6 +182,20 @@ def write_model(
         metadata = {"total_size": sum(sizes.values())}
         text = json.dumps({"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}, indent=2)
         (folder / INDEX).write_text(text + "\n", encoding="utf-8")
+
+
+def _write(
+    out: BinaryIO, name: str, given: torch.Tensor | Iterable[torch.Tensor], planned: tuple[tuple[int, ...], torch.dtype]
+) -> None:
+    if isinstance(given, torch.Tensor) and tuple(given.shape) != planned[0]:
+        raise ValueError(f"{name}: planned {planned}, got {tuple(given.shape)} {given.dtype}")
+    written = 0
+    for piece in [given] if isinstance(given, torch.Tensor) else given:
+        if piece.dtype != planned[1]:
+            raise ValueError(f"{name}: planned {planned}, got {piece.dtype}")
+        written += out.write(piece.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    if written != math.prod(planned[0]) * planned[1].itemsize:
+        raise ValueError(f"{name}: planned {planned}, got {written} bytes")
 
 
 def some(names: list[str], limit: int = 5) -> str:

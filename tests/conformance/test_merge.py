@@ -21,8 +21,9 @@ from engine.errors import UserError
 from engine.options.jobs import ExportJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
-from engine.work import export, verify_merge
+from engine.work import export, verify_logits
 from engine.work.shards import model_tensors
+from engine.work.streamed import CannotStream
 from engine.work.unfinished import unfinished
 
 INPUT_IDS = torch.arange(1, 25).reshape(2, 12)
@@ -124,6 +125,7 @@ def test_logits_equal_base_and_adapter(name: str, is_tied: bool, tmp_path: Path,
     merged = exported(tmp_path / "out")
     assert differences(logits_of(merged), expected) < 1e-4 * max(1, float(expected.abs().max()) / 100)
     assert result["verified"]["logit_max_difference"] <= result["verified"]["logit_tolerance"]
+    assert result["verified"]["logits_streamed"] == ((name, is_tied) != ("both_saved_tied", True))
     stays_tied = is_tied and name not in UNTIES
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert ("lm_head.weight" not in weights) == stays_tied
@@ -200,14 +202,37 @@ def test_dtype(asked: str, tmp_path: Path, run_export) -> None:
     assert differences(logits_of(exported(tmp_path / "out")), expected) < allowed * max(1, float(expected.abs().max()))
 
 
-def test_large_model_keeps_the_base_dtype(tmp_path: Path, run_export, monkeypatch) -> None:
+def test_large_model_keeps_the_base_dtype_and_its_logits_are_proven_from_the_disk(
+    tmp_path: Path, run_export, monkeypatch
+) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=False, dtype=torch.bfloat16), tmp_path / "adapter")
     monkeypatch.setattr(export, "FLOAT32_BELOW_BYTES", 1000)
-    monkeypatch.setattr(verify_merge, "COMPARED_BELOW_BYTES", 1000)
+    monkeypatch.setattr(verify_logits, "WHOLE_BELOW_BYTES", 1000)
     result = run_export("adapter")
     assert result["dtype"] == "bfloat16"
-    assert result["verified"]["logit_max_difference"] is None
-    assert "merge.logits_not_compared" in warnings_of(tmp_path)
+    assert result["verified"]["logits_streamed"] is True
+    assert result["verified"]["logit_max_difference"] <= result["verified"]["logit_tolerance"]
+    assert "weight by weight from the files" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+
+
+def cannot_stream(*_: Any) -> None:
+    raise CannotStream("as some families")
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_model_that_cannot_be_computed_from_the_disk_is_loaded_whole_or_not_compared(
+    fits: bool, tmp_path: Path, run_export, monkeypatch
+) -> None:
+    make_adapter(base_model(tmp_path / "base", is_tied=False), tmp_path / "adapter")
+    monkeypatch.setattr(verify_logits, "model_on_disk", cannot_stream)
+    monkeypatch.setattr(verify_logits, "WHOLE_BELOW_BYTES", 10**9 if fits else 1000)
+    verified = run_export("adapter")["verified"]
+    assert verified["logits_streamed"] is (False if fits else None)
+    assert (verified["logit_max_difference"] is not None) == fits
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert ("whole model in memory" if fits else "Logits were not compared") in card
+    if not fits:
+        assert "merge.logits_not_compared" in warnings_of(tmp_path)
 
 
 def test_without_adapter_a_model_is_cast_and_cut_anew(tmp_path: Path, run_export) -> None:
@@ -342,7 +367,11 @@ def test_touched_tensor_that_no_adapter_aims_at_is_noticed(tmp_path: Path, run_e
     sound = export.write_model
 
     def faulty(folder, contents, limit_bytes, tensor_of):
-        return sound(folder, contents, limit_bytes, lambda name: tensor_of(name) * (1.0001 if "norm" in name else 1))
+        def spoilt(name):
+            given = tensor_of(name)
+            return (piece * 1.0001 for piece in given) if "norm" in name else given
+
+        return sound(folder, contents, limit_bytes, spoilt)
 
     monkeypatch.setattr(export, "write_model", faulty)
     with pytest.raises(UserError, match=r"model\.norm\.weight differs"):
