@@ -62,6 +62,8 @@ class OnDisk(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None) -> Any:
+        if function is torch.ops.aten.detach.default:  # of every weight, where peft looks through a state_dict
+            return OnDisk(args[0].stored, str(args[0].device))
         args, kwargs = tree_map(_read, (args, kwargs or {}))
         return function(*args, **kwargs)
 

@@ -89,3 +89,10 @@ def test_a_model_whose_files_call_its_weights_otherwise_is_left_to_transformers(
         model_on_disk({**tensors, "stray": tensors[name]}, config)
     with pytest.raises(CannotStream, match="in its file"):
         model_on_disk({**tensors, name: tensors["model.norm.weight"]}, config)
+
+
+def test_a_look_through_the_weights_reads_none(tiny_model, monkeypatch):
+    """As peft does when it loads an adapter: a state_dict of the whole model would be the whole model in memory."""
+    model = model_on_disk(model_tensors(tiny_model), AutoConfig.from_pretrained(tiny_model))
+    monkeypatch.setattr(OnDisk, "read", lambda self: pytest.fail("a weight was read"))
+    assert all(isinstance(each, OnDisk) for name, each in model.state_dict().items() if name.endswith("weight"))
