@@ -247,7 +247,7 @@ def _pairs(look: _Look) -> Entry | None:
         kto = ("kto_tag", "label") if response == "completion" else ("kto_tag",)
         if query not in look.columns:
             query = query if query == Columns().query and prompt == Columns().prompt else None
-        elif not look.has_text(query) and any(row.get(query) is not None for row in look.rows):
+        elif not look.holds(query, str) and any(row.get(query) is not None for row in look.rows):
             query = None
         given = Columns(prompt=prompt, query=query, response=response, **_optional(look, kto))
         return look.entry(columns=given)

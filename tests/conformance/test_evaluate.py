@@ -164,10 +164,10 @@ def test_held_out_rows_are_those_that_a_training_holds_out(measure, tiny_model, 
 
 
 def test_a_prompt_that_is_too_long_loses_its_middle_and_that_is_said(measure):
-    _, lines, folder = measure("cut", do_eval=False, cutoff_len=48)
+    _, lines, folder = measure("cut", do_eval=False, cutoff_len=32)
     events = [json.loads(line) for line in folder.events.read_text().splitlines()]
     said = [event["facts"] for event in events if event.get("warning") == "eval.prompts_cut"]
-    assert said and said[0]["cutoff"] == 48 and said[0]["rows"] >= 1
+    assert said and said[0]["cutoff"] == 32 and said[0]["rows"] >= 1
     assert len(lines) == len(ROWS)
 
 

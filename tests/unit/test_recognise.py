@@ -228,3 +228,11 @@ def test_text_that_recognition_leaves_out_is_named(tmp_path, row, unused):
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([row, row]))
     assert unused_columns(path, recognise(path)) == unused
+
+
+def test_an_input_that_few_rows_have_is_read_where_it_is(tmp_path):
+    path = tmp_path / "few.json"
+    rows = [{"instruction": "Say it.", "input": "Good morning", "output": "Bonjour"}]
+    rows += [{"instruction": f"{n}?", "output": "yes"} for n in range(9)]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    assert recognise(path).columns.query == "input"
