@@ -16,7 +16,12 @@ from engine.work.gguf import convert, making, material, vocabulary
 from tests.conformance.gguf_models import MODELS, tiny
 from tests.conformance.gguf_reference import OUTTYPES, RECORDED, WITH_VOCABULARY, contents
 
-OURS_ALONE = ("tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token", "tokenizer.ggml.padding_token_id")
+OURS_ALONE = (
+    "tokenizer.ggml.add_bos_token",
+    "tokenizer.ggml.add_eos_token",
+    "tokenizer.ggml.padding_token_id",
+    "gemma2.rope.freq_base",
+)
 """Said by ours even where the reference leaves llama.cpp to its default, which is the same."""
 
 

@@ -184,13 +184,12 @@ def test_an_imatrix_of_another_model_is_refused(wide, tmp_path, recorder):
         assert caught.value.key == key and caught.value.text()
 
 
-@pytest.mark.parametrize("special", ["plain", "rslora and a pattern", "embedding"])
+@pytest.mark.parametrize("special", ["plain", "rslora and a pattern"])
 def test_an_adapter_beside_its_base(special, wide, tokenizer, tmp_path, recorder):
     """llama.cpp with base and adapter computes what peft does; proven in the job, and here once more."""
     options = {
         "plain": {},
         "rslora and a pattern": {"use_rslora": True, "alpha_pattern": {"down_proj": 3}, "rank_pattern": {"q_proj": 2}},
-        "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     }[special]
     model = AutoModelForCausalLM.from_pretrained(wide, dtype=torch.float32)
     chosen = {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj", "k_proj", "v_proj", "down_proj"], **options}
@@ -235,6 +234,11 @@ def test_adapters_that_a_file_cannot_hold(wide, tmp_path, recorder):
     dora = str(tmp_path / "dora")
     assert refused(adapter_name_or_path=(dora,)) == "gguf.adapter_not_plain"
     assert refused(adapter_name_or_path=(dora, dora)) == "gguf.several_adapters"
+    # Embeddings that are the output layer too: llama.cpp would abort.
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "embed_tokens"])
+    model = AutoModelForCausalLM.from_pretrained(wide)
+    get_peft_model(model, config).save_pretrained(tmp_path / "tied", save_embedding_layers=False)
+    assert refused(adapter_name_or_path=(str(tmp_path / "tied"),), outtype="f32") == "gguf.adapter_not_plain"
     assert refused(adapter_name_or_path=(dora,), outtype="q4_k_m") == "gguf.adapter_outtype"
 
 

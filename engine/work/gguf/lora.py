@@ -37,6 +37,9 @@ def plan_adapter(folder: Path, family: Architecture, config: dict[str, Any], bas
         if not (update.lora_a and update.lora_b) or len(update.names()) != 2:
             raise UserError("gguf.adapter_not_plain", path=folder, tensor=target)
         lora_a, lora_b = _matrices(adapter, update)
+        if update.is_embedding and "output.weight" not in known:
+            # llama.cpp (0.3.36 of llama-cpp-python) takes the two turned round for the output layer too, and aborts
+            raise UserError("gguf.adapter_not_plain", path=folder, tensor=target)
         for name, order in places(target, len(lora_b), names, family, config):
             if name not in known:
                 raise UserError("gguf.adapter_not_plain", path=folder, tensor=target)
