@@ -73,6 +73,7 @@ def test_preview_is_the_job_of_the_form(visit):
 def test_problems_stand_beside_their_fields_in_the_visitors_language(visit):
     code = WRITTEN[-1]
     page = visit(locale=code)
+    expect(page.locator("#start")).to_have_text(words("page.buttons.start", code))
     fill(page, "learning_rate", "much")
     page.locator("#start").click()
     expect(page.locator("#train-notice .notice.error")).to_contain_text(words("page.refused", code))
