@@ -30,7 +30,7 @@ def ask(page: Page, question: str) -> str:
     before = answers.count()
     page.locator("#chat-question textarea").fill(question)
     page.locator("#chat-question textarea").press("Enter")
-    page.locator("#chat-notice .fine").wait_for(timeout=JOB_MS)
+    page.locator("#chat-notice .fine").first.wait_for(timeout=JOB_MS)
     expect(answers).not_to_have_count(before)
     return answers.last.inner_text()
 
