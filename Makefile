@@ -28,7 +28,8 @@ run: $(VENV)/installed $(VENV)/llama-tried $(BUNDLED_MODEL)
 test: $(VENV)/test-installed $(VENV)/llama-tried $(BUNDLED_MODEL) browser
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
-	$(IN_VENV) -m pytest
+	@# Two at a time, a file each: while one waits for a page or a worker, the other has the cores.
+	$(IN_VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each file below is written when its step is done: a second `make` finds them and installs nothing.
 

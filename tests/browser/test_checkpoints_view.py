@@ -104,6 +104,6 @@ def test_a_run_that_is_no_training_says_so_and_has_no_checkpoints(visit, stopped
     page = visit("de-DE", 390)
     open_tab(page, "runs")
     page.locator('[data-run="c/lora/stopped"]').click()
-    expect(page.locator("#run-resume-note")).to_contain_text("Only training runs can go on")
+    expect(page.locator("#run-resume-note")).to_contain_text("Only trainings and evaluations can go on")
     expect(page.locator("#run-resume")).to_be_disabled()
     expect(page.locator("#run-checkpoints-box")).to_be_hidden()

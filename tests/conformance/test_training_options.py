@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from engine.options.command import job_from
 from engine.options.jobs import TrainJob
 from engine.runs.folder import Folder
-from engine.runs.record import Recorder
+from engine.runs.record import Recorder, update_state
 from engine.work import train
 from engine.work.dataset import prepare
 
@@ -41,6 +41,7 @@ def trained(model: Path, rows: Path, **options: Any) -> tuple[list[dict[str, Any
     folder = Folder(Path(job.output_dir).absolute())
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.events.unlink(missing_ok=True)
+    update_state(folder, kind="train", status="running")
     metrics = train.run(job, Recorder(folder))["metrics"]
     return [json.loads(line) for line in folder.events.read_text(encoding="utf-8").splitlines()], metrics, folder
 
