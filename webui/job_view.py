@@ -38,7 +38,7 @@ class JobView:
             self._log = gr.HTML(elem_id=f"{self._kind}-log", elem_classes="log-view", js_on_load=None)
 
     def build_next(self, text: str, elem_id: str) -> Any:
-        """A button that leads on from a finished run; of use once there is one."""
+        """A button that leads on from a finished run; of use once there is one, unless it made an adapter's file."""
         with self._next_place:
             button = self._frame.texts.make(
                 gr.Button, {"value": text}, elem_id=elem_id, interactive=False, variant="primary", min_width=120
@@ -84,7 +84,7 @@ class JobView:
             self._summary(progress, language) if progress and (is_done or progress.result) else "",
             live.log(folder, language),
             gr.update(interactive=live.is_active(progress) and progress.status != "stopping"),
-            *[gr.update(interactive=is_done) for _ in self.next_buttons],
+            *[gr.update(interactive=is_done and not progress.result.get("adapter")) for _ in self.next_buttons],
         ]
 
     def _on_start(self, language: str, *raw: Any) -> list[Any]:

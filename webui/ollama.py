@@ -87,7 +87,8 @@ class OllamaView:
 
     def _watched(self, language: str) -> list[Any]:
         result, seen = self._conversion.result(), known()
-        file, modelfile = result.get("outfile"), result.get("modelfile")
+        modelfile = result.get("modelfile")
+        file = None if result.get("adapter") else result.get("outfile")
         run = live.chosen_run(None, KIND)
         progress = live.look(run)
         is_active, is_done = live.is_active(progress), progress is not None and progress.status == "done"
@@ -103,7 +104,8 @@ class OllamaView:
 
     def _on_create(self, language: str, *raw: Any) -> list[Any]:
         """Make the model; a box that was left empty means the name that stands in it in grey."""
-        file = self._conversion.result().get("outfile")
+        result = self._conversion.result()
+        file = None if result.get("adapter") else result.get("outfile")
         running = live.active_run(KIND)
         if not file or running:
             text = words("page.train.already_running", language, name=running.name) if running else ""

@@ -17,7 +17,8 @@ from engine.options.serve import Serve
 from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
-from webui.frame import PRIVATE, QUICK, Frame, changed_only
+from webui.frame import PRIVATE, QUICK, Frame, Panel, changed_only
+from webui.gathering import Page
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
@@ -33,6 +34,7 @@ from webui.topbar import TopBar
 TICK_S = 1.5
 QUEUE_S = 10.0
 TABS = ("data", "train", "runs", "eval", "chat", "export", "gguf")
+FIRST_TAB = "train"
 
 
 def serve(job: Serve) -> int:
@@ -62,13 +64,13 @@ def serve(job: Serve) -> int:
 def build_page(language: str = "en") -> gr.Blocks:
     """The whole page, in the language it has before a browser says which it reads."""
     texts = Texts(language)
-    with gr.Blocks(title="Lathe", analytics_enabled=False, fill_width=True) as page:
+    with Page(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         top = TopBar(texts)
-        tab, shown, seen = gr.State("train"), gr.State(None), gr.State({})
-        with gr.Tabs(elem_id="tabs", selected="train", overflow_behavior="wrap") as tabs:
+        tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State({})
+        with gr.Tabs(elem_id="tabs", selected=FIRST_TAB, overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
             made: dict[str, Any] = {}
             makers: dict[str, Callable[[], Any]] = {
@@ -98,6 +100,7 @@ def build_page(language: str = "en") -> gr.Blocks:
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)
         _spare_the_browser(page)
+        page.gather()
     return page
 
 
@@ -131,27 +134,46 @@ def _mind_the_queue() -> None:
 
 
 def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
-    """One timer for all tabs: what the open tab shows of run folders, and only what has changed."""
-    panels = frame.panels
-    inputs = [component for panel in panels for component in panel.inputs]
-    outputs = [component for panel in panels for component in panel.outputs]
+    """What the open tab shows of run folders, and only what has changed; a timer for each tab, of which one runs."""
+    panels = list(enumerate(frame.panels))  # a tab may hold several
+    tabs = list(dict.fromkeys(panel.tab for _, panel in panels))
+    timers = [gr.Timer(TICK_S, active=name == FIRST_TAB) for name in tabs]
 
-    def look(tab: str, language: str, seen_before: dict[str, list[str]], *values: Any) -> list[Any]:
-        rest, updates, seen_now = list(values), [], dict(seen_before)
-        for number, panel in enumerate(panels):
+    def look(
+        tab: str, among: list[tuple[int, Panel]], language: str, seen_before: dict, values: list[Any]
+    ) -> list[Any]:
+        rest, updates, seen_now = values, [], dict(seen_before)
+        for number, panel in among:
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
             if panel.tab != tab:
                 updates += [gr.skip()] * len(panel.outputs)
                 continue
-            key = f"{tab} {number}"  # a tab may hold several panels
-            changed, seen_now[key] = changed_only(panel.render(language, *own), seen_before.get(key))
+            shown = panel.render(language, *own)
+            changed, seen_now[number] = changed_only(shown, seen_before.get(number))
             updates += changed
         return [seen_now, *updates]
 
-    asked = {"inputs": [frame.tab, frame.language, seen, *inputs], "outputs": [seen, *outputs], **QUICK}
-    gr.Timer(TICK_S).tick(look, **asked)
-    at_once = [page.load, frame.tab.change, frame.language.change, *(each.change for each in inputs)]
-    gr.on(at_once, look, trigger_mode="multiple", **asked)
+    def arrive(tab: str, language: str, seen_before: dict, *values: Any) -> list[Any]:
+        seen_now, *updates = look(tab, panels, language, seen_before, list(values))
+        return [seen_now, *[gr.Timer(active=name == tab) for name in tabs], *updates]
+
+    for name, timer in zip(tabs, timers, strict=True):
+        own = [(number, panel) for number, panel in panels if panel.tab == name]
+        inputs = [each for _, panel in own for each in panel.inputs]
+        outputs = [seen, *(each for _, panel in own for each in panel.outputs)]
+
+        def stay(language: str, seen_before: dict, *values: Any, name: str = name, own: list = own) -> list[Any]:
+            return look(name, own, language, seen_before, list(values))
+
+        timer.tick(stay, [frame.language, seen, *inputs], outputs, **QUICK)
+        if inputs:
+            changes = [each.change for each in inputs]
+            gr.on(changes, stay, [frame.language, seen, *inputs], outputs, trigger_mode="multiple", **QUICK)
+    gr.on(
+        [page.load, frame.tab.change, frame.language.change], arrive,
+        [frame.tab, frame.language, seen, *(each for _, panel in panels for each in panel.inputs)],
+        [seen, *timers, *(each for _, panel in panels for each in panel.outputs)], trigger_mode="multiple", **QUICK,
+    )  # fmt: skip
 
 
 def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:

@@ -19,7 +19,7 @@ from webui.frame import QUICK, Frame
 from webui.job_view import JobView, facts_table
 from webui.language import escaped
 from webui.ollama import OllamaView
-from webui.topbar import local_models
+from webui.topbar import checkpoint_choices, local_models
 
 
 class GgufTab:
@@ -34,7 +34,7 @@ class GgufTab:
                 with gr.Row(elem_classes="fields"):
                     self.model = frame.texts.make(
                         gr.Dropdown, {"label": "page.gguf.model", "info": "page.gguf.model_help"},
-                        choices=_folders(default), value=default, allow_custom_value=True,
+                        choices=_folders(default, frame.texts.language), value=default, allow_custom_value=True,
                         elem_id="gguf-model_name_or_path", elem_classes="wide",
                     )  # fmt: skip
                     self.form.controls["model_name_or_path"] = self.model
@@ -55,7 +55,8 @@ class GgufTab:
         self.view.connect()
         self.ollama.connect()
         self.model.focus(
-            lambda path: gr.update(choices=_folders(path)), self._frame.top.path, self.model, **QUICK
+            lambda path, language: gr.update(choices=_folders(path, language)),
+            [self._frame.top.path, self._frame.language], self.model, **QUICK,
         )  # fmt: skip
         for event in (self.model.change, self.outtype.focus):
             event(_types_with_sizes, [self.model, self._frame.language], self.outtype, **QUICK)
@@ -65,14 +66,17 @@ class GgufTab:
         return {"gguf": str(file)} if file else {}
 
 
-def _folders(path: str | None) -> list[str]:
-    """Folders that can be converted: those merged or trained here, and the model of the top bar."""
-    return list(dict.fromkeys([*local_models(), *([path] if path else [])]))
+def _folders(path: str | None, language: str) -> list[tuple[str, str]]:
+    """Folders that can be converted: those merged or trained here, the model of the top bar, and adapters alone."""
+    whole = dict.fromkeys([*local_models(), *([path] if path else [])])
+    alone = [(words("page.gguf.adapter_alone", language, name=name), each) for name, each in checkpoint_choices(path)]
+    return [(each, each) for each in whole] + alone
 
 
 def _types_with_sizes(model: str | None, language: str) -> dict[str, Any]:
-    """Each type with the size that its file will have, as far as the model lies here."""
-    sizes = expected_sizes(Path(model or "").expanduser())
+    """Each type with the size that its file will have, as far as a whole model lies here."""
+    folder = Path(model or "").expanduser()
+    sizes = {} if (folder / "adapter_config.json").is_file() else expected_sizes(folder)
     named = named_choices("outtype", GgufJob.model_fields["outtype"], language)
     return gr.update(choices=[(f"{text} · {live.size(sizes[v])}" if v in sizes else text, v) for text, v in named])
 
@@ -91,6 +95,8 @@ def _summary(progress: Progress, language: str) -> str:
                                         detail=each["failed"], path=each["outfile"])))
         for each in files if each.get("failed")
     )  # fmt: skip
+    if result.get("adapter"):
+        shown += f'<p class="intro">{escaped(words("page.gguf.adapter_use", language, file=files[0]["outfile"]))}</p>'
     rows = [(words("page.gguf.verified", language), "\n".join(_proofs(result.get("verified") or {}, language)) or "–")]
     return shown + _parity_table(files, language) + facts_table(rows) + _modelfile(result.get("modelfile"), language)
 

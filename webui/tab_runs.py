@@ -116,7 +116,8 @@ def target_of(folder: Folder | None) -> dict[str, Any]:
     if progress.kind == "export" and progress.status == "done":
         return {"model": str(progress.result.get("export_dir"))}
     if progress.kind == "gguf" and progress.status == "done":
-        return {"gguf": str(progress.result.get("outfile"))}
+        is_adapter = bool(progress.result.get("adapter"))  # llama.cpp loads it beside its base only
+        return {} if is_adapter else {"gguf": str(progress.result.get("outfile"))}
     adapter = _adapter_of(folder)
     if adapter:
         return {"model": live.model_of(folder), "adapters": [adapter]}

@@ -28,7 +28,9 @@ def problems_on_disk(job: Options) -> list[Problem]:
     found: list[Problem | None] = []
     if isinstance(job, Model):
         if not getattr(job, "gguf", None) and not getattr(job, "ollama", None):
-            found.append(model_problem(job.model_name_or_path))
+            problem = model_problem(job.model_name_or_path)
+            becomes_a_file = isinstance(job, GgufJob) and problem and problem.key == "model_is_adapter"
+            found.append(None if becomes_a_file else problem)
         found.append(_template_problem(job))
         if isinstance(job, ChatJob | EvalJob | GgufJob):
             found += [_scoring_problem(job.model_name_or_path, "model_name_or_path")]

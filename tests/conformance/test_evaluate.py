@@ -110,6 +110,43 @@ def test_answers_of_batches_are_those_of_one_at_a_time(measure, plain):
         assert line["predict"] == tokenizer.decode(written, skip_special_tokens=True)
 
 
+def test_an_adapter_is_measured_as_peft_applies_it(measure, plain, tiny_model, tmp_path):
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), config).save_pretrained(tmp_path / "adapter")
+    _, tokenizer = plain
+    metrics, lines, _ = measure("tuned", adapter_name_or_path=str(tmp_path / "adapter"))
+    assert abs(metrics["eval_loss"] - measure("base", do_predict=False)[0]["eval_loss"]) > 1e-3
+    tuned = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), tmp_path / "adapter").eval()
+    for row, line in zip(ROWS, lines, strict=True):
+        prompt = tokenizer(line["prompt"], add_special_tokens=False)["input_ids"]
+        turns = [*conversation(row), {"role": "assistant", "content": row["output"]}]
+        whole = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        ids = torch.tensor([whole])
+        with torch.no_grad():
+            logps = tuned(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        if not row.get("history"):  # answers of earlier turns are learned too
+            assert line["scores"]["loss"] == pytest.approx(-logps[len(prompt) - 1 :].mean().item(), abs=2e-5)
+
+
+def test_the_bundled_model_answers_in_batches_as_alone(measure, bundled_model):
+    """Whole answers of the real model, whose likeliest tokens are told apart by more than a batch's rounding."""
+    tokenizer = AutoTokenizer.from_pretrained(bundled_model)
+    model = AutoModelForCausalLM.from_pretrained(bundled_model, dtype=torch.float32).eval()
+    _, lines, _ = measure("real", model_name_or_path=str(bundled_model), do_eval=False, max_new_tokens=24,
+                          per_device_eval_batch_size=5)  # fmt: skip
+    config = GenerationConfig(
+        do_sample=False, max_new_tokens=24, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    for line in lines:
+        inputs = tokenizer(line["prompt"], add_special_tokens=False, return_tensors="pt")
+        written = model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :]
+        assert line["predict"] == tokenizer.decode(written, skip_special_tokens=True)
+
+
 @pytest.mark.parametrize("sampled", [{}, {"do_sample": True, "temperature": 1.0, "top_p": 1.0}])
 def test_killed_and_gone_on_with_is_the_same_as_never_killed(measure, monkeypatch, sampled):
     metrics, lines, folder = measure("whole", **sampled)

@@ -21,7 +21,7 @@ def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
     Returns:
         ``files``: for each type ``outtype``, ``outfile``, ``size_bytes``, ``expected_bytes``, ``modelfile`` (None for
         an adapter), ``verified`` (what was proven) and ``failed`` (None, or what is wrong with it). What the first good
-        one holds stands beside them, too.
+        one holds stands beside them, too, and ``adapter``, the folder if it is one that was converted.
 
     Raises:
         UserError: anything that stands in the way; then the file that lay under the name before, if any, still does.
@@ -41,7 +41,7 @@ def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
         _write_report(Path(each["outfile"]), report)
     failed = [each for each in files if each["failed"]]
     good = [each for each in files if not each["failed"]]
-    result = {**(good or files)[0], "files": files}
+    result = {**(good or files)[0], "adapter": material.adapter and str(material.adapter), "files": files}
     if failed:
         recorder.state(result=result)
         raise UserError(

@@ -1,0 +1,195 @@
+"""What the page costs: its server's start and memory, its clicks in a real browser, and twenty watchers of one run.
+
+    python benchmarks/page.py [--watchers 20] [--seconds 30]
+
+Start: from the command until the page is answered, and what python with gradio alone takes. Clicks: Chromium without a
+GPU, the quickest of five, from the click until what it leads to is seen. An open page: what it costs the browser while
+nothing happens. Watchers: each asks what an open Train tab asks at every tick, of a run that logs four lines a second;
+the share of one core is the server's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+PROJECT = Path(__file__).resolve().parent.parent
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ROUNDS = 5
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--watchers", type=int, default=20)
+    arguments.add_argument("--seconds", type=int, default=30)
+    given = arguments.parse_args()
+    with tempfile.TemporaryDirectory() as place:
+        for name in ("data", "models"):
+            (Path(place) / name).symlink_to(PROJECT / name)
+        server, address = serve(place)
+        try:
+            clicks(address)
+            watchers(address, server, Path(place), given.watchers, given.seconds)
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def serve(place: str) -> tuple[psutil.Popen, str]:
+    """Start the server in ``place``, the second time of two: the first compiles what is imported."""
+    for attempt in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = f"http://127.0.0.1:{port}/"
+        begin = time.perf_counter()
+        server = psutil.Popen(
+            [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port)], cwd=place,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        while not _answers(address):
+            time.sleep(0.02)
+        ready_s = time.perf_counter() - begin
+        if attempt == 0:
+            server.terminate()
+            server.wait()
+    begin = time.perf_counter()
+    subprocess.run([sys.executable, "-c", "import gradio"], check=True)
+    print(f"page answered after             {ready_s:8.2f} s, of which python with gradio alone {since(begin):.2f} s")
+    print(f"memory of the server            {server.memory_info().rss / 1e6:8.0f} MB")
+    return server, address
+
+
+def clicks(address: str) -> None:
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        begin = time.perf_counter()
+        page = browser.new_page(viewport={"width": 1440, "height": 900}, locale="en-US")
+        page.goto(address)
+        page.locator("#start").wait_for()
+        print(f"page drawn after                {since(begin):8.2f} s")
+        time.sleep(5)
+        metrics = page.context.new_cdp_session(page)
+        metrics.send("Performance.enable")
+        busy = _task_s(metrics)
+        time.sleep(15)
+        print(f"an open page, of one core       {100 * (_task_s(metrics) - busy) / 15:8.1f} %")
+
+        def seen(selector: str) -> Callable[[], None]:
+            return lambda: expect(page.locator(selector)).to_be_visible()
+
+        for tab in ("runs", "chat", "gguf"):
+            page.locator(f"#tab-{tab}-button").click()
+            time.sleep(2)  # drawn once
+        quickest("a tab", page, "#tab-runs-button", seen("#runs-table"), "#tab-train-button")
+        quickest("the preview", page, "#preview", seen("#train-command .cm-content"), None)
+        times = []
+        for code, text in (("ru", "Русский"), ("ko", "한국어"), ("zh", "中文"), ("ja", "日本語"), ("en", "English")):
+            page.locator("#language input").click()
+            begin = time.perf_counter()
+            page.get_by_role("option", name=text).click()
+            expect(page.locator("html")).to_have_attribute("lang", code, timeout=20_000)
+            page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+            times.append(since(begin))
+            time.sleep(3)
+        print(f"the language                    {1000 * min(times):8.0f} ms ({1000 * max(times):.0f} at most)")
+        browser.close()
+
+
+def quickest(name: str, page: Any, selector: str, arrived: Callable[[], None], back: str | None) -> None:
+    times = []
+    for _ in range(ROUNDS):
+        begin = time.perf_counter()
+        page.locator(selector).click()
+        arrived()
+        times.append(since(begin))
+        time.sleep(1)
+        if back:
+            page.locator(back).click()
+            time.sleep(1)
+    print(f"{name:32}{1000 * min(times):8.0f} ms ({1000 * max(times):.0f} at most)", flush=True)
+
+
+def watchers(address: str, server: psutil.Popen, place: Path, count: int, seconds: int) -> None:
+    run = place / "saves" / "m" / "lora" / "train_watched"
+    run.mkdir(parents=True)
+    (run / "state.json").write_text(json.dumps({"kind": "train", "status": "running", "started_at": time.time()}))
+    with urllib.request.urlopen(f"{address}config") as answer:
+        events = json.load(answer)["dependencies"]
+    tick = [event for event in events if any(name == "tick" for _, name in event["targets"])][1]  # of the Train tab
+    asked = next((event for event in events if event["trigger_after"] == tick["id"]), tick)
+    over = threading.Event()
+    threads = [
+        threading.Thread(target=_watch, args=(address, tick, asked, f"watcher{each}", over)) for each in range(count)
+    ]
+    threads.append(threading.Thread(target=_write, args=(run / "trainer_log.jsonl", over)))
+    for thread in threads:
+        thread.start()
+    time.sleep(5)
+    before = sum(server.cpu_times()[:2])
+    time.sleep(seconds)
+    spent = sum(server.cpu_times()[:2]) - before
+    over.set()
+    for thread in threads:
+        thread.join()
+    print(f"{count} watchers, of one core        {100 * spent / seconds:8.1f} %")
+    print(f"memory of the server then       {server.memory_info().rss / 1e6:8.0f} MB")
+
+
+def _watch(address: str, tick: dict[str, Any], asked: dict[str, Any], session: str, over: threading.Event) -> None:
+    values: list[Any] = [None] * len(tick["inputs"])
+    values[0] = "en"
+    data = values if asked is tick else [json.dumps(values)]
+    body = {"fn_index": asked["id"], "data": data, "session_hash": session, "event_data": None, "trigger_id": None}
+    while not over.wait(1.5):
+        request = urllib.request.Request(
+            f"{address}gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request) as answer:
+            answer.read()
+
+
+def _write(path: Path, over: threading.Event) -> None:
+    step = 0
+    while not over.wait(0.25):
+        step += 1
+        line = {"current_steps": step, "total_steps": 100_000, "loss": 1 + 1 / step, "lr": 1e-4, "time": time.time()}
+        with path.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(address, timeout=5).close()
+        return True
+    except OSError:
+        return False
+
+
+def _task_s(session: Any) -> float:
+    values = {each["name"]: each["value"] for each in session.send("Performance.getMetrics")["metrics"]}
+    return values["TaskDuration"]
+
+
+def since(begin: float) -> float:
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Events with many inputs: what the browser is told of them, and what their functions are called with."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import gradio as gr
+import pytest
+
+from webui.gathering import GATHER, Page
+from webui.page import build_page
+
+
+def _told(name, kept, count, choices, event: gr.EventData):
+    return repr(event)
+
+
+@pytest.fixture(scope="module")
+def page():
+    with Page(analytics_enabled=False) as page:
+        name, kept = gr.Textbox(), gr.State("kept")
+        count, choices = gr.Number(precision=0), gr.Dropdown(["a", "b"], multiselect=True)
+        shown = gr.Textbox()
+        button = gr.Button()
+        inputs = [name, kept, count, choices]
+        click = button.click(lambda *values: repr(values), inputs, shown, trigger_mode="once", queue=False)
+        click.success(lambda *values: repr(values[::-1]), inputs, shown)
+        button.click(lambda *values: None, inputs[:3], shown)
+        gr.on([page.load, name.change], lambda *values: None, inputs, shown)
+        name.input(_told, inputs, shown)
+        page.gather()
+    return page
+
+
+def test_the_browser_gathers_and_the_server_is_asked_with_one_text(page):
+    events = page.get_config_file()["dependencies"]
+    by_id = {event["id"]: event for event in events}
+    asked = [event for event in events if event["backend_fn"] and event["inputs"] and len(event["inputs"]) == 1]
+    assert len(asked) == 3 and len({event["inputs"][0] for event in asked}) == 3, "a text for each"
+    gathers = [by_id[event["trigger_after"]] for event in asked]
+    assert all(each["js"] == GATHER and not each["backend_fn"] and len(each["inputs"]) == 4 for each in gathers)
+    assert [each["outputs"] for each in gathers] == [event["inputs"] for event in asked]
+    assert all(not event["trigger_only_on_success"] for event in asked)
+    click, success, load = gathers
+    assert [name for _, name in click["targets"]] == ["click"] and click["trigger_after"] is None
+    assert success["trigger_after"] == asked[0]["id"] and success["trigger_only_on_success"]
+    assert [name for _, name in load["targets"]] == ["load", "change"]
+    assert asked[0]["trigger_mode"] == "once" and not asked[0]["queue"] and asked[1]["queue"]
+
+
+def test_the_function_gets_what_each_component_makes_of_its_value(page):
+    number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
+    values = json.dumps(['é"\n', None, 3.0, ["b", "a"]])
+    result = asyncio.run(page.process_api(number, [values], state=None))
+    assert result["data"] == [repr(('é"\n', "kept", 3, ["b", "a"]))]
+    with pytest.raises(gr.Error, match="choices"):
+        asyncio.run(page.process_api(number, [json.dumps(["", None, 1, ["c"]])], state=None))
+    with pytest.raises(ValueError):
+        asyncio.run(page.process_api(number, [json.dumps(["", None])], state=None))
+
+
+def test_no_event_of_the_page_has_many_inputs():
+    events = build_page().get_config_file()["dependencies"]
+    assert max(len(event["inputs"]) for event in events if event["backend_fn"]) < 4

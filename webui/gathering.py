@@ -1,0 +1,58 @@
+"""How many values travel: gathered into one text by the browser, and taken apart before the event's function is called.
+
+The browser's part of gradio 6.31 keeps a status for every component that ever was an input of an event which the server
+answers, and walks through the whole page for each of them when an event begins, is first answered, and ends. With forms
+of over a hundred fields that is most of a browser's work, ticks included. A gathered event has one input.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.events import EventListenerMethod
+
+MANY = 4
+"""Events with fewer inputs are left as they are."""
+GATHER = "(...values) => JSON.stringify(values)"
+
+
+class Page(gr.Blocks):
+    """Blocks whose events with many inputs are gathered; functions are declared and called as in any other."""
+
+    def gather(self) -> None:
+        """To be called once, inside the page, when all its events are declared.
+
+        Each event with many inputs is begun by one that runs in the browser alone and hands the text on. Events that
+        are told what set them off stay: what follows another event is not.
+        """
+        self._texts: dict[int, int] = {}
+        for event in list(self.fns.values()):
+            if event.fn and len(event.inputs) >= MANY and not event.js and not event.collects_event_data:
+                self._gather(event)
+
+    def _gather(self, event: BlockFunction) -> None:
+        text = gr.Textbox(visible=False)
+        _, number = self.default_config.set_event_trigger(
+            [EventListenerMethod(self.blocks.get(block_id, self), name) for block_id, name in event.targets],
+            None, event.inputs, text, js=GATHER, show_progress="hidden", queue=False, trigger_mode="multiple",
+            trigger_after=event.trigger_after, trigger_only_on_success=event.trigger_only_on_success,
+            no_target=event.trigger_after is not None, api_visibility="private",
+        )  # fmt: skip
+        event.targets, event.trigger_after, event.trigger_only_on_success = [(None, "then")], number, False
+        self._texts[event._id] = text._id
+
+    def get_config_file(self) -> Any:
+        config = super().get_config_file()
+        for event in config["dependencies"]:
+            if event["id"] in getattr(self, "_texts", ()):
+                event["inputs"] = [self._texts[event["id"]]]
+        return config
+
+    async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> dict[str, Any]:
+        number = block_fn if isinstance(block_fn, int) else block_fn._id
+        if number in self._texts:
+            inputs = json.loads(inputs[0])
+        return await super().process_api(block_fn, inputs, *args, **options)
