@@ -15,6 +15,7 @@ import gradio as gr
 
 from engine.errors import UserError
 from engine.options.generation import Generation
+from engine.options.jobs import ChatJob
 from engine.runs import chat
 from engine.runs.card import renew_card
 from engine.runs.read import read_job
@@ -39,7 +40,7 @@ class ChatSides:
         with gr.Row(elem_classes="buttons sides-chosen"):
             self._chosen = [
                 make(
-                    gr.Dropdown, {"label": f"sides.{place}", "choices": _base_alone}, value=BASE,
+                    gr.Dropdown, {"label": f"sides.{place}", "choices": base_alone}, value=BASE,
                     elem_id=f"side-{place}", min_width=160,
                 )
                 for place in PLACES
@@ -91,7 +92,7 @@ class ChatSides:
                 self._on_question, [language, self._question, *self._chosen, self._blind, *self._form.inputs], outputs,
                 trigger_mode="once", **FREE,
             )  # fmt: skip
-        self._stop.click(_on_stop, [language, self._answer_id], said, **QUICK)
+        self._stop.click(stop_answer, [language, self._answer_id], said, **QUICK)
         for choice, button in zip(CHOICES, self._votes, strict=True):
             button.click(
                 lambda language, given, choice=choice: _on_vote(language, given, choice), [language, self._round],
@@ -135,9 +136,7 @@ class ChatSides:
         if folder is None:
             raise UserError("chat.ended")
         job = self._form.job(raw).job
-        asked = {each: getattr(job, each) for each in (*Generation.model_fields, "tools", "enable_thinking")}
-        if asked["sampling_seed"] is None:
-            asked["sampling_seed"] = secrets.randbelow(2**31)
+        asked = asked_of(job)
         turns = [{"role": "user", "content": question}]
         messages = ([{"role": "system", "content": job.system}] if job.system else []) + turns
         chat.wait_until_ready(folder, READY_IN_S)
@@ -159,6 +158,14 @@ class ChatSides:
         }  # fmt: skip
 
 
+def asked_of(job: ChatJob) -> dict[str, Any]:
+    """How answers that are compared are sampled: as the form says, with one seed for all."""
+    asked = {each: getattr(job, each) for each in (*Generation.model_fields, "tools", "enable_thinking")}
+    if asked["sampling_seed"] is None:
+        asked["sampling_seed"] = secrets.randbelow(2**31)
+    return asked
+
+
 def _on_vote(language: str, given: dict[str, Any] | None, choice: str) -> list[Any]:
     """Keep the vote with the runs concerned, and say who was who."""
     if given is None:
@@ -174,7 +181,7 @@ def _on_vote(language: str, given: dict[str, Any] | None, choice: str) -> list[A
     return [*names, *[gr.update(interactive=False)] * len(CHOICES), None, said]
 
 
-def _on_stop(language: str, answer_id: str) -> Any:
+def stop_answer(language: str, answer_id: str) -> Any:
     folder = chat.loaded()
     try:
         if folder is not None and answer_id:
@@ -185,14 +192,14 @@ def _on_stop(language: str, answer_id: str) -> Any:
 
 
 def _choices(language: str, value: str) -> Any:
+    return gr.update(choices=side_choices(language), value=value)
+
+
+def side_choices(language: str) -> list[tuple[str, str]]:
     """The base that is loaded, and every adapter of finished runs and their checkpoints that was trained beside it."""
-    return gr.update(choices=_found(language), value=value)
-
-
-def _found(language: str) -> list[tuple[str, str]]:
     folder = chat.loaded()
     job = read_job(folder) if folder is not None else None
-    found = _base_alone(language)
+    found = base_alone(language)
     if job is None or job.gguf:
         return found
     adapters = [(name, path) for name, path in checkpoint_choices(job.model_name_or_path)
@@ -201,7 +208,7 @@ def _found(language: str) -> list[tuple[str, str]]:
     return found + adapters + [(side_name(path), path) for path in job.adapters if path not in known]
 
 
-def _base_alone(language: str) -> list[tuple[str, str]]:
+def base_alone(language: str) -> list[tuple[str, str]]:
     return [(words("sides.base", language), BASE)]
 
 

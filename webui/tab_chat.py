@@ -14,6 +14,7 @@ from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.words import words
 from webui import live
+from webui.chat_prompts import ChatPrompts
 from webui.chat_room import ChatRoom
 from webui.chat_sides import ChatSides
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
@@ -54,6 +55,7 @@ class ChatTab:
                     self.room = ChatRoom(frame, self.form, self._notice, memory)
                 with gr.Column(elem_id="chat-double", elem_classes="chat-room", visible=False) as self._double:
                     self._sides = ChatSides(frame, self.form, self._notice)
+                    self._prompts = ChatPrompts(frame, self.form, self._notice)
                 self._notice.render()
 
     def _build_settings(self) -> None:
@@ -123,6 +125,7 @@ class ChatTab:
         form.controls["tools"].blur(_look_at_tools, [language, form.controls["tools"]], form.controls["tools"], **QUICK)
         self.room.connect()
         self._sides.connect()
+        self._prompts.connect()
         self._frame.notices.append(self._notice)
 
     def _on_load(self, language: str, *raw: Any) -> list[Any]:

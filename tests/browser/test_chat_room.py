@@ -174,4 +174,24 @@ def test_two_sides_are_told_apart_only_after_the_vote(visit, tiny_model, worksho
     vote = json.loads(run.votes.read_text())
     assert vote["left"]["answer"].strip() == sides[0].strip() and vote["sampling"]["sampling_seed"] == 5
     assert f"## {words('votes.title')}" in card(run)
+
+    page.locator("#prompts button").first.click()
+    page.locator("#prompts-text textarea").fill("Which?\n\nAnd <b>why</b>?\n")
+    page.locator("#prompts-sides input").click()
+    page.get_by_role("option", name=run.name, exact=True).click()
+    page.locator("#prompts-ask").click()
+    said = words("chat.answers_written", path="").rstrip(".").strip()
+    expect(page.locator("#chat-notice")).to_contain_text(said, timeout=LOAD_MS)
+    rows = page.locator("#prompts-table tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(1).locator("th")).to_have_text("And <b>why</b>?")
+    (file,) = workshop.glob("saves/*/*/*/prompts-*.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["Which?", "Which?", "And <b>why</b>?", "And <b>why</b>?"]
+    assert [line["side"] == "base" for line in lines] == [True, False] * 2
+    for line in lines[:2]:
+        voted = (vote["left"], vote["right"])
+        (same,) = [each for each in voted if (each["side"] == "base") == (line["side"] == "base")]
+        assert line["answer"] == same["answer"], "the same question with the same seed"
+    assert rows.nth(0).locator("td").nth(0).inner_text().strip() == lines[0]["answer"].strip()
     unload(page)
