@@ -139,6 +139,17 @@ def test_an_answer_goes_on_while_the_browser_is_closed(visit, bundled_model):
     unload(page)
 
 
+def test_on_a_phone_the_model_is_loaded_above_the_talk(visit):
+    page = visit(width=390)
+    open_tab(page, "chat")
+    page.locator("#chat-compares input").check()
+    page.locator("#side-question").wait_for()
+    places = ("chat-load", "side-left", "side-question", "chat-gguf")
+    tops = [page.locator(f"#{name}").bounding_box()["y"] for name in places]
+    assert tops == sorted(tops)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_two_sides_are_told_apart_only_after_the_vote(visit, tiny_model, workshop, monkeypatch):
     import torch
     from peft import LoraConfig, get_peft_model
