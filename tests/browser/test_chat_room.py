@@ -42,8 +42,9 @@ def answers(page: Page, where: str = "#chat-talk"):
 
 def answered(page: Page, count: int) -> str:
     """Wait until so many answers stand there and nothing is being answered; the last of them."""
+    expect(answers(page)).to_have_count(count)  # the last has begun: until it ends, nothing can be sent
+    expect(answers(page).last).not_to_have_text("…")
     expect(page.locator("#chat-send")).to_be_enabled()
-    expect(answers(page)).to_have_count(count)
     return answers(page).last.inner_text()
 
 
