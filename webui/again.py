@@ -23,7 +23,7 @@ from engine.words import words
 from webui import live
 from webui.controls import NOTHING
 from webui.form import notice, refusal, warnings_notice
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped, marked
 
 FIRST = "learning_rate"
@@ -82,7 +82,7 @@ class Again:
         frame.panels.append(Panel(tab, inputs, outputs, self._watched))
         self._queue.click(
             self._on_queue, [frame.language, *inputs], [own_notice, shown, trains_notice, frame.tabs, frame.tab],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
 
     def _watched(self, language: str, chosen: str | None, *said: str | None) -> list[Any]:

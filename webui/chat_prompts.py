@@ -18,10 +18,10 @@ from engine.runs.folder import Folder
 from engine.runs.record import append_line
 from engine.runs.sides import BASE, side_name
 from engine.words import words
-from webui.chat_room import FREE, READY_IN_S
+from webui.chat_room import READY_IN_S
 from webui.chat_sides import asked_of, base_alone, side_choices, stop_answer
 from webui.form import Form, refusal
-from webui.frame import QUICK, Frame
+from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped
 
 FILE = "prompts-{moment}.jsonl"

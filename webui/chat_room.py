@@ -17,7 +17,7 @@ from engine.runs.talks import Answer, Talk, check_name, forget_talk, is_silent, 
 from engine.words import words
 from webui.curve_view import TAKE
 from webui.form import Form, notice, refusal
-from webui.frame import PRIVATE, QUICK, Frame
+from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped
 from webui.talk import WAITING, from_file, question_before, shown, spoken, text_of, to_file, told
 from webui.talk_figures import context_of, figures
@@ -25,7 +25,6 @@ from webui.talk_figures import context_of, figures
 READY_IN_S = 600.0
 LOOK_S = 0.4
 FOCUS_ON_QUESTION = "() => document.querySelector('#chat-question textarea')?.focus()"
-FREE = {"concurrency_limit": None, **PRIVATE}
 
 
 class ChatRoom:

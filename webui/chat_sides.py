@@ -22,9 +22,9 @@ from engine.runs.read import read_job
 from engine.runs.sides import BASE, base_of, side_name
 from engine.runs.votes import Round, cast
 from engine.words import words
-from webui.chat_room import FREE, READY_IN_S
+from webui.chat_room import READY_IN_S
 from webui.form import Form, notice, refusal
-from webui.frame import QUICK, Frame
+from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped
 from webui.talk import WAITING, shown, told
 from webui.topbar import checkpoint_choices
@@ -122,7 +122,7 @@ class ChatSides:
             yield from self._answered(language, question, (sides[0], sides[1]), is_blind, answer_id, raw)
             yield free
         except UserError as error:
-            yield {**free, self._question: gr.update(value=question, interactive=True),
+            yield {**FREE, self._question: gr.update(value=question, interactive=True),
                    self._notice: refusal(error, language)}  # fmt: skip
         except Exception:
             yield free

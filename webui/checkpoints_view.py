@@ -18,7 +18,7 @@ from engine.words import words
 from webui import live
 from webui.checkpoint_table import checkpoint_table
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped, marked
 from webui.queue import queued_notice
 from webui.topbar import checkpoint_choices
@@ -90,7 +90,7 @@ class CheckpointsView:
 
         chat.opened_by(self._chat, target, inputs)
         outputs = [top.path, top.adapters, export.target, self._frame.tabs, self._frame.tab]
-        self._export.click(merge, inputs, outputs, **QUICK)
+        self._export.click(merge, inputs, outputs, **FREE)
 
     def connect(self, tab: str, chosen: Any, run_of: RunOf, said: Any, shown: Any, trains_notice: Any) -> None:
         """Args: chosen: the ``gr.State`` with the name of the run; said: for messages; shown: the run on Train."""
@@ -104,7 +104,6 @@ class CheckpointsView:
                 lambda language, name, picked, checked: _watched(run_of(name), picked, checked, language),
             )
         )  # fmt: skip
-        free = {"concurrency_limit": None, **PRIVATE}
 
         def pick(name: str | None, event: gr.EventData) -> dict[str, Any]:
             folder = run_of(name)
@@ -113,8 +112,8 @@ class CheckpointsView:
         def check(name: str | None) -> Iterator[dict[str, Any]]:
             yield from _read_all(run_of(name))
 
-        self._table.select(pick, chosen, self._picked, **free)
-        self._check.click(check, chosen, self._checked, trigger_mode="once", **free)
+        self._table.select(pick, chosen, self._picked, **FREE)
+        self._check.click(check, chosen, self._checked, trigger_mode="once", **FREE)
 
         def resume(request: gr.Request, language: str, name: str | None, picked: dict[str, Any]) -> list[Any]:
             folder = run_of(name)
@@ -124,7 +123,7 @@ class CheckpointsView:
 
         self._resume.click(
             resume, [language, chosen, self._picked], [said, shown, trains_notice, frame.tabs, frame.tab],
-            trigger_mode="once", **free,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from engine.runs.repeat import cloned_job
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, Frame
+from webui.frame import FREE, Frame
 from webui.language import marked
 
 
@@ -47,5 +47,5 @@ class Clone:
 
         self._button.click(
             fill, [frame.language, chosen], [own_notice, train.notice, frame.tabs, frame.tab, *form.inputs],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip

@@ -24,7 +24,7 @@ from webui.compare_tables import legend, tables
 from webui.curve import Window, charts
 from webui.curve_view import TAKE, ZOOM
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 
 
@@ -71,20 +71,20 @@ class CompareView:
 
     def connect(self, tab: str, said: Any) -> None:
         """Args: said: the ``gr.HTML`` for messages."""
-        language, free = self._frame.language, {"concurrency_limit": None, **PRIVATE}
+        language = self._frame.language
         inputs = [self._is_open, self.chosen, self._axis, self._smoothed, self._log, self._zoom]
         outputs = [self._charts, self._tables, self._controls, self._back]
         self._frame.panels.append(Panel(tab, inputs, outputs, _watched))
-        self._box.expand(lambda: True, None, self._is_open, **free)
-        self._box.collapse(lambda: False, None, self._is_open, **free)
-        self.chosen.change(_opened, self.chosen, [self._box, self._is_open], **free)
+        self._box.expand(lambda: True, None, self._is_open, **FREE)
+        self._box.collapse(lambda: False, None, self._is_open, **FREE)
+        self.chosen.change(_opened, self.chosen, [self._box, self._is_open], **FREE)
         self.chosen.focus(lambda: gr.update(choices=run_choices()), None, self.chosen, **QUICK)
-        self._charts.select(_zoomed, self._axis, self._zoom, trigger_mode="always_last", **free)
-        gr.on([self._back.click, self._axis.input], lambda: {}, None, self._zoom, **free)
+        self._charts.select(_zoomed, self._axis, self._zoom, trigger_mode="always_last", **FREE)
+        gr.on([self._back.click, self._axis.input], lambda: {}, None, self._zoom, **FREE)
         for button, ending in ((self._csv, "csv"), (self._png, "png")):
             button.click(
                 _taker(ending), [language, self.chosen, self._axis, self._smoothed], [self._file, said],
-                trigger_mode="once", **free,
+                trigger_mode="once", **FREE,
             ).success(None, js=TAKE % "compare-file")  # fmt: skip
 
 

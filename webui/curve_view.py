@@ -17,7 +17,7 @@ from engine.words import words
 from webui import live
 from webui.curve import Window, curves
 from webui.form import notice
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped
 
 WINDOWS = ("all", "1000", "100")
@@ -139,12 +139,11 @@ class CurveView:
 
         inputs = [chosen, self._window, self._log, self._zoom]
         self._frame.panels.append(Panel(tab, inputs, [self._charts, self._controls, self._back], watched))
-        free = {"concurrency_limit": None, **PRIVATE}
-        self._charts.select(zoomed, chosen, self._zoom, trigger_mode="always_last", **free)
-        gr.on([self._back.click, self._window.input], lambda: {}, None, self._zoom, **free)
+        self._charts.select(zoomed, chosen, self._zoom, trigger_mode="always_last", **FREE)
+        gr.on([self._back.click, self._window.input], lambda: {}, None, self._zoom, **FREE)
         for button, ending in ((self._csv, "csv"), (self._png, "png")):
             button.click(
-                taken(ending), [language, chosen], [self._file, said], trigger_mode="once", **free
+                taken(ending), [language, chosen], [self._file, said], trigger_mode="once", **FREE
             ).success(None, js=TAKE % f"{self._name}-curve-file")  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from webui.data_rows import DataRows
 from webui.data_seen import SETTINGS, settings_job
 from webui.dataset_rows import dataset_names
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked
 
 FURTHER = ("cutoff_len", "hub", "model_revision")
@@ -89,15 +89,15 @@ class DataCheck:
         )
         self._start.click(
             self._on_start, [frame.language, *chosen, self._validation, *self._settings.values()],
-            [self._notice, views], trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            [self._notice, views], trigger_mode="once", **FREE,
         )  # fmt: skip
         self._stop.click(_on_stop, [frame.language, *chosen], self._notice, **QUICK)
-        self._report.select(_kind_clicked, self._kind, self._kind, concurrency_limit=None, **PRIVATE)
+        self._report.select(_kind_clicked, self._kind, self._kind, **FREE)
         rows.opened_by(self._report.select, views)
         self._lengths.connect(frame, chosen, _lengths_path, controls["cutoff_len"])
         self._clean.click(
             _on_clean, [frame.language, *chosen], [self._notice, self._dataset, *lists], trigger_mode="once",
-            concurrency_limit=None, **PRIVATE,
+            **FREE,
         )  # fmt: skip
         self._dataset.change(lambda: [None, ""], None, [self._kind, self._notice], **QUICK)
         self._validation.focus(

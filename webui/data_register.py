@@ -19,7 +19,7 @@ from engine.words import words
 from webui.data_columns import ColumnControls, format_of, mapped_entry, roles_in
 from webui.dataset_rows import dataset_names, row_conversation
 from webui.form import notice
-from webui.frame import PRIVATE, QUICK, Frame
+from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped, marked
 
 PREVIEW_ROWS = 2
@@ -56,7 +56,7 @@ class DataRegister:
         details = [self._notice, self._details, self._preview, self._mapping, *self._columns.inputs, self._name]
         self._upload.upload(
             self._on_upload, [language, self._folder, self._upload], [self._path, *details, self._undo],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
         self._upload.clear(
             lambda: [None, "", gr.update(visible=False)], None, [self._path, self._notice, self._details], **QUICK
@@ -68,7 +68,7 @@ class DataRegister:
         self._register.click(
             self._on_register, [language, self._folder, self._path, self._name, *self._columns.inputs],
             [self._notice, self._done, self._undo, self._details, self._upload, *lists],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
         self._undo.click(
             self._on_undo, [language, self._folder, dataset, self._done],

@@ -17,6 +17,10 @@ PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK = {**PRIVATE, "queue": False}
 """An event that answers at once and waits for nobody."""
 
+FREE = {**PRIVATE, "concurrency_limit": None}
+"""An event that goes through gradio's queue, as many at once as there are: what streams, and what changes a state that
+others follow, such as the open tab. In gradio 6.31 the browser notices only what a queued event has changed."""
+
 
 @dataclass(frozen=True)
 class Panel:

@@ -15,7 +15,7 @@ from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 
 _one_start_at_a_time = threading.Lock()
@@ -65,7 +65,7 @@ class JobView:
         self._frame.panels.append(Panel(self._kind, [], outputs, self._watched))
         self._start.click(
             self._on_start, [language, *form.inputs], [self._notice, *form.inputs],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(self._on_stop, language, self._notice, **QUICK)
         self._frame.notices.append(self._notice)

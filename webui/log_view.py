@@ -17,7 +17,7 @@ from engine.words import words
 from webui import live
 from webui.curve_view import TAKE
 from webui.form import notice
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped
 
 KEPT_BYTES = 262144
@@ -83,16 +83,15 @@ class LogView:
                 return {}
             return {"run": folder.name, "begin": int(begin) if isinstance(begin, int | float) and begin >= 0 else None}
 
-        free = {"concurrency_limit": None, **PRIVATE}
         self._frame.panels.append(Panel(tab, [chosen, self._sought, self._kept], [self._log], watched))
         begin = gr.Number(visible=False)
         self._follows.input(
             held, [self._follows, begin, chosen], self._kept, trigger_mode="always_last",
-            js=FIRST_SHOWN % f"{self._name}-log", **free,
+            js=FIRST_SHOWN % f"{self._name}-log", **FREE,
         )  # fmt: skip
         self._take.click(
             lambda language, name: _file(run_of(name), language), [language, chosen], [self._file, said],
-            trigger_mode="once", **free,
+            trigger_mode="once", **FREE,
         ).success(None, js=TAKE % f"{self._name}-log-file")  # fmt: skip
 
 

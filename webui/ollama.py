@@ -17,7 +17,7 @@ from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
 from webui.form import Form, notice, problems_in, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, PRIVATE, QUICK, Frame, Panel
 from webui.job_view import JobView
 from webui.language import escaped, marked
 from webui.ollama_look import known, look_again, model_names
@@ -73,7 +73,7 @@ class OllamaView:
         self._frame.panels.append(Panel("gguf", [], shown, self._watched))
         self._create.click(
             self._on_create, [language, *form.inputs], [self._notice, *form.inputs], trigger_mode="once",
-            concurrency_limit=None, **PRIVATE,
+            **FREE,
         )  # fmt: skip
         self._stop.click(_on_stop, language, self._notice, **QUICK)
         asked = [self._notice, self._for_good, self._keep]

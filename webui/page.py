@@ -17,7 +17,7 @@ from engine.options.serve import Serve
 from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
-from webui.frame import PRIVATE, QUICK, Frame, Panel, changed_only
+from webui.frame import FREE, QUICK, Frame, Panel, changed_only
 from webui.gathering import Page
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.notify import tell_of_ends
@@ -86,7 +86,7 @@ def build_page(language: str = "en") -> gr.Blocks:
                 with texts.make(gr.Tab, {"label": f"page.tabs.{name}"}, id=name, elem_id=f"tab-{name}") as opened:
                     made[name] = makers[name]()
                 # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
-                opened.select(lambda name=name: name, None, tab, concurrency_limit=None, **PRIVATE)
+                opened.select(lambda name=name: name, None, tab, **FREE)
         top.connect()
         made["data"].leads_to(made["train"])
         made["runs"].opens(made["chat"], made["export"])

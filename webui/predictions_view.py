@@ -12,7 +12,7 @@ from engine.runs.predictions import Line, by_row, is_right, narrowed, prediction
 from engine.words import has_words, words
 from webui import live
 from webui.controls import NOTHING
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 
 PAGE = 20
@@ -59,7 +59,7 @@ class PredictionsView:
         """Args: tab: id of the tab on which it stands."""
         inputs = [self._run, self._other, self._text, self._wrong, self._view]
         self._frame.panels.append(Panel(tab, inputs, [self._table], _watched))
-        self._table.select(_clicked, self._view, self._view, concurrency_limit=None, **PRIVATE)
+        self._table.select(_clicked, self._view, self._view, **FREE)
         language = self._frame.language
         for control, empty in ((self._run, "latest"), (self._other, "nobody")):
             control.focus(
@@ -67,7 +67,7 @@ class PredictionsView:
             )
         gr.on(
             [each.input for each in (self._run, self._other, self._text, self._wrong)],
-            lambda view: {**view, "page": 0}, self._view, self._view, concurrency_limit=None, **PRIVATE,
+            lambda view: {**view, "page": 0}, self._view, self._view, **FREE,
         )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from engine.runs.start import start
 from engine.words import words
 from webui import live
 from webui.form import Form, notice, problems_in, refusal
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked, phase_words, sentence
 
 DEVICES_AGE_S = 5
@@ -68,9 +68,7 @@ class Preflight:
                 return self._on_apply(number, language, raw)
 
             button.click(apply, asked, [self._notice, *form.inputs], **QUICK)
-        self._smoke.click(
-            self._on_smoke, asked, [self._notice, *form.inputs], trigger_mode="once", concurrency_limit=None, **PRIVATE
-        )
+        self._smoke.click(self._on_smoke, asked, [self._notice, *form.inputs], trigger_mode="once", **FREE)
         self._frame.panels.append(Panel("train", [], [self._box, self._trial, self._smoke], _watched))
 
     def _job(self, raw: tuple[Any, ...]) -> TrainJob:

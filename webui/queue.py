@@ -17,7 +17,7 @@ from engine.runs.seats import occupant
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped
 
 ON_CLICK = """
@@ -46,9 +46,7 @@ class QueuePanel:
             Panel(self._tab, [self._clicks], [self._list], lambda language, clicks: [panel(language)])
         )
         # A changed count has the page look at once; only so is what it shows also what it knows to be shown.
-        self._list.select(
-            _on_click, [self._frame.language, self._clicks], [said, self._clicks], concurrency_limit=None, **PRIVATE
-        )
+        self._list.select(_on_click, [self._frame.language, self._clicks], [said, self._clicks], **FREE)
 
 
 def panel(language: str) -> str:

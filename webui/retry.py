@@ -16,7 +16,7 @@ from engine.runs.retry import OUT_OF_MEMORY, retried_job
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, Frame
+from webui.frame import FREE, Frame
 from webui.language import escaped
 from webui.queue import queued_notice
 
@@ -65,4 +65,4 @@ def connect_retry(frame: Frame, card: Any, own_notice: Any, shown: Any, trains_n
             return [said, *skipped[:-2], gr.Tabs(selected="eval"), "eval"] if trains_notice else [said, gr.skip()]
         return ["", None, said, gr.Tabs(selected="train"), "train"] if trains_notice else [said, None]
 
-    card.select(on_click, frame.language, outputs, trigger_mode="once", concurrency_limit=None, **PRIVATE)
+    card.select(on_click, frame.language, outputs, trigger_mode="once", **FREE)

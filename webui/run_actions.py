@@ -15,7 +15,7 @@ from engine.runs.repeat import repeated_job
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, Frame
+from webui.frame import FREE, Frame
 from webui.language import escaped, marked
 from webui.queue import queued_notice
 
@@ -47,11 +47,11 @@ class RunActions:
         frame = self._frame
         self._repeat.click(
             self._on_repeat, [frame.language, chosen], [own_notice, shown, trains_notice, frame.tabs, frame.tab],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
         self._diagnose.click(
             self._on_diagnose, [frame.language, chosen], [self._file, own_notice],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         ).success(None, js=TAKE)  # fmt: skip
 
     def _on_repeat(self, request: gr.Request, language: str, chosen: str | None) -> list[Any]:

@@ -19,7 +19,7 @@ from engine.runs.notes import MOST_IN_NOTE, MOST_IN_TITLE, read_notes, rename, w
 from engine.words import words
 from webui import live
 from webui.form import notice, refusal
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, PRIVATE, Frame, Panel
 from webui.language import escaped, marked
 
 ON_EDIT = """
@@ -96,9 +96,7 @@ class RunEdit:
         asking = {"outputs": [own_notice, question], "concurrency_limit": None, **PRIVATE}
         self._boxes.select(self._on_edit, [language, question], **asking)
         self._discard.click(self._on_discard, [language, chosen], **asking)
-        self._asked.select(
-            _on_answer, [language, question], [own_notice, question, chosen], concurrency_limit=None, **PRIVATE
-        )
+        self._asked.select(_on_answer, [language, question], [own_notice, question, chosen], **FREE)
 
     def _watched(self, language: str, chosen: str | None, question: Question | None) -> list[Any]:
         folder = live.chosen_run(chosen, *self._kinds)

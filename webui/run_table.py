@@ -16,7 +16,7 @@ from engine.runs.listing import Listed, filtered, ordered
 from engine.runs.progress import clock
 from engine.words import words
 from webui import live
-from webui.frame import PRIVATE, Frame, Panel
+from webui.frame import FREE, Frame, Panel
 from webui.language import escaped
 
 COLUMNS = (
@@ -93,7 +93,7 @@ class RunTable:
         inputs = [chosen, compared, self._view, self._text, self._statuses, self._of_kinds]
         self._frame.panels.append(Panel("runs", inputs, [self._table], self._watched))
         self._table.select(
-            _clicked, [self._view, compared], [chosen, compared, said, self._view], concurrency_limit=None, **PRIVATE
+            _clicked, [self._view, compared], [chosen, compared, said, self._view], **FREE
         )  # fmt: skip
 
     def _watched(

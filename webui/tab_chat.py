@@ -18,7 +18,7 @@ from webui.chat_prompts import ChatPrompts
 from webui.chat_room import ChatRoom
 from webui.chat_sides import ChatSides
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.ollama_look import model_names
 from webui.topbar import checkpoint_choices
@@ -102,9 +102,9 @@ class ChatTab:
             served = [found.get("gguf", ""), found.get("ollama", "")]
             return [model or gr.skip(), shown, *served, gr.Tabs(selected="chat"), "chat"]
 
-        button.click(fill, inputs, outputs, **QUICK).then(
+        button.click(fill, inputs, outputs, **FREE).then(
             self._on_load, [self._frame.language, *self.form.inputs], [self._notice, *self.form.inputs],
-            trigger_mode="once", concurrency_limit=None, **PRIVATE,
+            trigger_mode="once", **FREE,
         )  # fmt: skip
 
     def connect(self) -> None:
@@ -115,9 +115,9 @@ class ChatTab:
         in_ollama.focus(lambda: gr.update(choices=["", *model_names()]), None, in_ollama, **QUICK)
         self._load.click(
             self._on_load, [language, *form.inputs], [self._notice, *form.inputs], trigger_mode="once",
-            concurrency_limit=None, **PRIVATE,
+            **FREE,
         )  # fmt: skip
-        self._unload.click(_on_unload, language, self._notice, trigger_mode="once", concurrency_limit=None, **PRIVATE)
+        self._unload.click(_on_unload, language, self._notice, trigger_mode="once", **FREE)
         self._compares.input(
             lambda is_on: [gr.update(visible=not is_on), gr.update(visible=is_on), ""], self._compares,
             [self._single, self._double, self._notice], **QUICK,

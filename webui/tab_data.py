@@ -14,7 +14,7 @@ from webui.data_check import DataCheck
 from webui.data_register import DataRegister
 from webui.data_rows import DataRows
 from webui.dataset_rows import dataset_names
-from webui.frame import QUICK, Frame
+from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped
 
 VIEWS = ("browse", "check", "lengths")
@@ -71,7 +71,7 @@ class DataTab:
         self.dataset.focus(lambda folder: gr.update(choices=dataset_names(folder)), self.folder, self.dataset, **QUICK)
         self._check.train.click(
             _to_train, [self.folder, self.dataset],
-            [controls["dataset_dir"], controls["dataset"], self._frame.tabs, self._frame.tab], **QUICK,
+            [controls["dataset_dir"], controls["dataset"], self._frame.tabs, self._frame.tab], **FREE,
         )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from engine.runs.progress import Progress
 from engine.words import words
 from webui import live
 from webui.form import Form, notice
-from webui.frame import QUICK, Frame
+from webui.frame import FREE, Frame
 from webui.job_view import JobView, facts_table
 from webui.language import escaped
 
@@ -52,7 +52,7 @@ class ExportTab:
         to_gguf = self.view.build_next("page.buttons.convert_to_gguf", "export-open-gguf")
         chat.opened_by(to_chat, self._chat_target, [])
         outputs = [gguf.model, self._frame.tabs, self._frame.tab]
-        to_gguf.click(self._to_gguf, None, outputs, **QUICK)
+        to_gguf.click(self._to_gguf, None, outputs, **FREE)
 
     def connect(self) -> None:
         self.view.connect()

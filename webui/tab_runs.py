@@ -21,7 +21,7 @@ from webui.clone import Clone
 from webui.compare import CompareView
 from webui.curve_view import CurveView
 from webui.form import notice, refusal
-from webui.frame import QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.ladder import ladder_table
 from webui.language import escaped
 from webui.log_view import LogView
@@ -81,7 +81,7 @@ class RunsTab:
         chat.opened_by(self._chat, lambda name: target_of(live.chosen_run(name, *KINDS)), [self._chosen])
         top = self._frame.top
         outputs = [top.path, top.adapters, export.target, self._frame.tabs, self._frame.tab]
-        self._export.click(_to_export, self._chosen, outputs, **QUICK)
+        self._export.click(_to_export, self._chosen, outputs, **FREE)
         self._checkpoints.opens(self._chosen, lambda name: live.chosen_run(name, *KINDS), chat, export)
 
     def connect(self) -> None:

@@ -20,7 +20,7 @@ from webui import live
 from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
-from webui.frame import PRIVATE, QUICK, Frame, Panel
+from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.log_view import LogView
 from webui.notify import notify_toggle
@@ -131,11 +131,11 @@ class TrainTab:
         notes = [self.notice, *form.inputs]
         self._start.click(
             self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
-            concurrency_limit=None, **PRIVATE,
+            **FREE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(_on_stop, [language, self.shown], self.notice, **QUICK)
         self._stop_now.click(
-            _on_stop_now, [language, self.shown], self.notice, trigger_mode="once", concurrency_limit=None, **PRIVATE
+            _on_stop_now, [language, self.shown], self.notice, trigger_mode="once", **FREE
         )  # fmt: skip
         previewed = [self._is_previewed, language, *form.inputs]
         self._preview.click(self._on_preview, previewed, [self._is_previewed, self._command, *notes], **QUICK).then(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ MODELFILE = 'FROM ./demo.gguf\n\nTEMPLATE """{{ range $i, $_ := .Messages }}{{ .
 
 
 @pytest.fixture
-def converted(workshop: Path) -> Path:
+def converted(workshop: Path) -> Iterator[Path]:
     """A finished conversion, as its worker leaves it."""
     outfile = workshop / "Demo Model.gguf"
     outfile.write_bytes(b"GGUF" + bytes(1000))
@@ -27,7 +29,8 @@ def converted(workshop: Path) -> Path:
     write_job(folder, GgufJob(model_name_or_path="models/demo", outfile=str(outfile)), "en")
     result = {"outfile": str(outfile), "size_bytes": 1004, "modelfile": str(modelfile), "verified": {}}
     update_state(folder, kind="gguf", status="done", started_at=4e9, finished_at=4e9, result=result)
-    return outfile
+    yield outfile
+    shutil.rmtree(folder.path)
 
 
 def test_ollama_on_the_page(visit, workshop, converted, ollama_port):
