@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 JOB_COMMANDS = ("train", "eval", "preflight", "export", "gguf", "chat", "api", "webui")
-COMMANDS = (*JOB_COMMANDS, "ollama", "runs", "data", "env")
+COMMANDS = (*JOB_COMMANDS, "ollama", "runs", "data", "env", "password")
 SAME = {"version": "env"}
 """Words that commands for LLaMA-Factory use for one of ours."""
 NOT_HERE = ("webchat",)
@@ -121,6 +121,10 @@ def _look(command: str, arguments: list[str], language: str) -> int:
         from terminal.data import data
 
         return data(arguments, language)
+    if command == "password":
+        from terminal.password import password
+
+        return password(arguments, language)
     from terminal.env import env
 
     return env(arguments, language)

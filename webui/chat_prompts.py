@@ -19,7 +19,7 @@ from engine.runs.record import append_line
 from engine.runs.sides import BASE, side_name
 from engine.words import words
 from webui.chat_room import READY_IN_S
-from webui.chat_sides import asked_of, base_alone, side_choices, stop_answer
+from webui.chat_sides import asked_of, base_alone, refuse_strangers, side_choices, stop_answer
 from webui.form import Form, refusal
 from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped
@@ -68,6 +68,7 @@ class ChatPrompts:
         said = ""
         try:
             folder = _ready()
+            refuse_strangers(sides, language)
             file = folder.path / FILE.format(moment=time.strftime("%Y-%m-%d-%H-%M-%S"))
             for side, prompt, answer, is_stopped in self._answered(folder, prompts, sides, answer_id, raw):
                 answers[prompt, side] = answer

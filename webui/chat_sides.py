@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -135,6 +135,7 @@ class ChatSides:
         folder = chat.loaded()
         if folder is None:
             raise UserError("chat.ended")
+        refuse_strangers(sides, language)
         job = self._form.job(raw).job
         asked = asked_of(job)
         turns = [{"role": "user", "content": question}]
@@ -206,6 +207,14 @@ def side_choices(language: str) -> list[tuple[str, str]]:
                 if base_of(path) == job.model_name_or_path]  # fmt: skip
     known = {path for _, path in adapters}
     return found + adapters + [(side_name(path), path) for path in job.adapters if path not in known]
+
+
+def refuse_strangers(sides: Iterable[str], language: str) -> None:
+    """Raises: UserError, if one of the sides is none of those that the page offers: a folder that a visitor made up."""
+    known = {value for _, value in side_choices(language)}
+    for side in sides:
+        if side not in known:
+            raise UserError("chat.no_such_side", name=side)
 
 
 def base_alone(language: str) -> list[tuple[str, str]]:

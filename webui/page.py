@@ -17,6 +17,9 @@ from engine.options.serve import Serve
 from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
+from webui.access.door import role_of
+from webui.access.start import door, needs_door
+from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, changed_only
 from webui.gathering import Page
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
@@ -35,25 +38,32 @@ TICK_S = 1.5
 QUEUE_S = 10.0
 TABS = ("data", "train", "runs", "eval", "chat", "export", "gguf")
 FIRST_TAB = "train"
+Numbered = list[tuple[int, Panel]]
 
 
 def serve(job: Serve) -> int:
     """Serve the page until it is interrupted. Returns the exit code.
 
     Raises:
-        UserError: another program already listens on the port.
+        UserError: another program already listens on the port, or the file of accounts cannot be used.
     """
     _refuse_taken_port(job.host, job.port)
     _reach_localhost_without_proxy()
-    page = build_page(job.lang)
+    page = build_page(job.lang, needs_door(job))
     page.launch(
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
+        app_kwargs={"middleware": door(job, page.fns)} if needs_door(job) else None,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()
-    print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
+    address = f"http://{job.host}:{job.port}"
+    print(words("page.served", job.lang, address=address), flush=True)
+    if job.share and page.share_url:
+        print(words("page.served", job.lang, address=page.share_url), flush=True)
+    elif job.share:
+        print(words("access.no_tunnel", job.lang, address=address, port=job.port), flush=True)
     try:
         page.block_thread()
     finally:
@@ -61,14 +71,19 @@ def serve(job: Serve) -> int:
     return 0
 
 
-def build_page(language: str = "en") -> gr.Blocks:
-    """The whole page, in the language it has before a browser says which it reads."""
+def build_page(language: str = "en", has_door: bool = False) -> Page:
+    """The whole page.
+
+    Args:
+        language: until a browser says which it reads.
+        has_door: visitors have signed in, and can sign out.
+    """
     texts = Texts(language)
     with Page(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
-        top = TopBar(texts)
+        top = TopBar(texts, has_door)
         tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State({})
         with gr.Tabs(elem_id="tabs", selected=FIRST_TAB, overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
@@ -88,6 +103,8 @@ def build_page(language: str = "en") -> gr.Blocks:
                 # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
                 opened.select(lambda name=name: name, None, tab, **FREE)
         top.connect()
+        if has_door:
+            top.tells_who(page.load)
         made["data"].leads_to(made["train"])
         made["runs"].opens(made["chat"], made["export"])
         made["export"].opens(made["chat"], made["gguf"])
@@ -139,32 +156,34 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     tabs = list(dict.fromkeys(panel.tab for _, panel in panels))
     timers = [gr.Timer(TICK_S, active=name == FIRST_TAB) for name in tabs]
 
-    def look(
-        tab: str, among: list[tuple[int, Panel]], language: str, seen_before: dict, values: list[Any]
-    ) -> list[Any]:
-        rest, updates, seen_now = values, [], dict(seen_before)
+    def look(request: gr.Request, tab: str, among: Numbered, language: str, before: dict, values: list) -> list[Any]:
+        rest, updates, seen_now = values, [], dict(before)
+        is_shown = may_see(role_of(request), tab)
         for number, panel in among:
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
-            if panel.tab != tab:
+            if panel.tab != tab or not is_shown:
                 updates += [gr.skip()] * len(panel.outputs)
                 continue
             shown = panel.render(language, *own)
-            changed, seen_now[number] = changed_only(shown, seen_before.get(number))
+            changed, seen_now[number] = changed_only(shown, before.get(number))
             updates += changed
         return [seen_now, *updates]
 
-    def arrive(tab: str, language: str, seen_before: dict, *values: Any) -> list[Any]:
-        seen_now, *updates = look(tab, panels, language, seen_before, list(values))
+    def arrive(request: gr.Request, tab: str, language: str, before: dict, *values: Any) -> list[Any]:
+        seen_now, *updates = look(request, tab, panels, language, before, list(values))
         return [seen_now, *[gr.Timer(active=name == tab) for name in tabs], *updates]
+
+    def staying(tab: str, among: Numbered) -> Callable[..., list[Any]]:
+        def stay(request: gr.Request, language: str, before: dict, *values: Any) -> list[Any]:
+            return look(request, tab, among, language, before, list(values))
+
+        return stay
 
     for name, timer in zip(tabs, timers, strict=True):
         own = [(number, panel) for number, panel in panels if panel.tab == name]
         inputs = [each for _, panel in own for each in panel.inputs]
         outputs = [seen, *(each for _, panel in own for each in panel.outputs)]
-
-        def stay(language: str, seen_before: dict, *values: Any, name: str = name, own: list = own) -> list[Any]:
-            return look(name, own, language, seen_before, list(values))
-
+        stay = staying(name, own)
         timer.tick(stay, [frame.language, seen, *inputs], outputs, **QUICK)
         if inputs:
             changes = [each.change for each in inputs]

@@ -12,17 +12,19 @@ from engine.catalog.templates import template_names
 from engine.options.jobs import TrainJob
 from engine.runs.sides import base_of
 from engine.words import words
+from webui.access.door import name_of_visitor, role_of
 from webui.controls import NOTHING, control
-from webui.language import Texts, language_choices
+from webui.language import Texts, escaped, language_choices
 from webui.live import runs_of
 
 
 class TopBar:
     """The controls of the top bar; ``controls`` are those that are options of the jobs, by their names."""
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, has_door: bool = False) -> None:
         with gr.Row(elem_classes="masthead"):
             texts.make(gr.HTML, {"value": _brand}, elem_classes="brand-block", js_on_load=None)
+            self.who = gr.HTML(elem_id="who", visible=has_door, js_on_load=None)
             self.language = texts.make(
                 gr.Dropdown, {"label": "page.top.language"}, choices=language_choices(), value=texts.language,
                 elem_id="language", filterable=False, min_width=140,
@@ -51,6 +53,11 @@ class TopBar:
             "template": template,
         }  # fmt: skip
         self.path, self.hub, self.adapters, self.template = path, hub, adapters, template
+
+    def tells_who(self, load: Any) -> None:
+        """Say who has signed in, as soon as the page is there. Args: load: the page's event."""
+        for event in (load, self.language.change):
+            event(_who, self.language, self.who, queue=False, show_progress="hidden", api_visibility="private")
 
     def connect(self) -> None:
         """What follows from a choice; only a person's choice counts, never a value set by the page."""
@@ -124,3 +131,10 @@ def template_choices(language: str) -> list[tuple[str, str]]:
 
 def _brand(language: str) -> str:
     return f'<div class="brand"><h1>Lathe</h1><p>{words("page.tagline", language)}</p></div>'
+
+
+def _who(language: str, request: gr.Request) -> str:
+    """Who has signed in, as what, and the way out."""
+    role = words(f"access.{role_of(request)}", language)
+    name, out = escaped(name_of_visitor(request)), escaped(words("access.sign_out", language))
+    return f'<form method="post" action="logout"><span>{name} · {escaped(role)}</span><button>{out}</button></form>'

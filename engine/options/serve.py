@@ -14,6 +14,7 @@ class Serve(Options):
     host: str = option("127.0.0.1", level="command")
     port: int = option(7860, ge=1, le=65535, level="command")
     share: bool = option(False, level="command")
+    auth_file: str | None = option(None, level="command")  # a line each, name:role:hash; None: a password is made
     lang: Literal["en", "zh", "ru", "ko", "ja"] = option("en", level="command")
     inbrowser: bool = option(False, level="command")
 

@@ -47,10 +47,10 @@ def workshop(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="session")
 def ollama_port() -> int:
     """Where the page looks for an Ollama server; nobody is there until a test is."""
-    return _free_port()
+    return free_port()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -59,7 +59,7 @@ def _free_port() -> int:
 @pytest.fixture(scope="session")
 def address(workshop: Path, ollama_port: int) -> Iterator[str]:
     """Where ``python app.py webui`` serves the page."""
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
                    "OLLAMA_HOST": f"127.0.0.1:{ollama_port}"}  # fmt: skip
     log = (workshop / "server.log").open("wb")

@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "engine/catalog": CATALOG | {"jinja2", "psutil", "pyarrow", "ollama", "httpx"},
     "engine/runs": RUNS,
     "terminal": RUNS | {"terminal"},
-    "webui": RUNS | {"webui", "gradio"},
+    "webui": RUNS | {"webui", "gradio", "starlette"},
 }
 """Beside the standard library. ``engine/work`` may import everything but the page."""
 
@@ -94,7 +94,7 @@ def test_building_the_page_loads_no_torch():
 
 
 @pytest.mark.parametrize(
-    "command", ["", "train", "export", "gguf", "ollama", "chat", "api", "runs", "data", "env", "webui"]
+    "command", ["", "train", "export", "gguf", "ollama", "chat", "api", "runs", "data", "env", "password", "webui"]
 )
 def test_a_help_text_loads_neither_torch_nor_gradio(command):
     code = f"""
