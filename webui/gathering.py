@@ -39,9 +39,11 @@ class Page(gr.Blocks):
             [EventListenerMethod(self.blocks.get(block_id, self), name) for block_id, name in event.targets],
             None, event.inputs, text, js=GATHER, show_progress="hidden", queue=False, trigger_mode="multiple",
             trigger_after=event.trigger_after, trigger_only_on_success=event.trigger_only_on_success,
+            trigger_only_on_failure=event.trigger_only_on_failure,
             no_target=event.trigger_after is not None, api_visibility="private",
         )  # fmt: skip
-        event.targets, event.trigger_after, event.trigger_only_on_success = [(None, "then")], number, False
+        event.targets, event.trigger_after = [(None, "then")], number
+        event.trigger_only_on_success = event.trigger_only_on_failure = False
         self._texts[event._id] = text._id
 
     def get_config_file(self) -> Any:
@@ -54,5 +56,17 @@ class Page(gr.Blocks):
     async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> dict[str, Any]:
         number = block_fn if isinstance(block_fn, int) else block_fn._id
         if number in self._texts:
-            inputs = json.loads(inputs[0])
+            inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)
+
+
+def _taken_apart(inputs: list[Any]) -> list[Any]:
+    """Raises: gr.Error, for what no browser gathers."""
+    try:
+        (text,) = inputs
+        values = json.loads(text)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise gr.Error("not gathered by this page", print_exception=False) from error
+    if not isinstance(values, list):
+        raise gr.Error("not gathered by this page", print_exception=False)
+    return values

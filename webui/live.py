@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
-from engine.runs.folder import Folder, find_folder
+from engine.runs.folder import Folder, all_folders, find_folder
 from engine.runs.listing import Listed, rows_of
 from engine.runs.notes import read_notes
 from engine.runs.progress import Progress, clock, glance
@@ -20,9 +21,11 @@ from webui.language import escaped, marked, phase_words, sentence
 LOG_BYTES = 16384
 LIST_AGE_S = 1.0
 
-_listed: dict[tuple[str, ...], tuple[float, list]] = {}
+_listed: dict[tuple[str, ...], tuple[float, Any]] = {}
 LINE = ("queued",)
 """Stands for the queue among the kinds of runs that are listed."""
+NAMES = ("names",)
+"""Stands for all runs by name."""
 _listed_lock = threading.Lock()
 
 
@@ -42,7 +45,7 @@ def line() -> list[Waiting]:
     return _seldom(LINE, waiting)
 
 
-def _seldom(key: tuple[str, ...], listing: Callable[[], list]) -> list:
+def _seldom(key: tuple[str, ...], listing: Callable[[], Any]) -> Any:
     with _listed_lock:
         made_at, found = _listed.get(key, (0.0, []))
         if time.monotonic() - made_at > LIST_AGE_S:
@@ -59,15 +62,33 @@ def forget_list() -> None:
 
 def chosen_run(name: str | None, *kinds: str) -> Folder | None:
     """The run of that name if there is one, else the one that is active, else the latest that does not wait."""
-    if name:
-        try:
-            return find_folder(name)
-        except LookupError:
-            pass  # deleted meanwhile, or mistyped in the address: show what there is
+    if found := named_run(name):  # else it was deleted meanwhile, or mistyped in the address: show what there is
+        return found
     runs = runs_of(*kinds)
     active = [folder for folder, state in runs if not state.has_ended and not state.is_waiting]
     begun = [folder for folder, state in runs if not state.is_waiting]
     return (active or begun or [folder for folder, _ in runs] or [None])[0]
+
+
+def named_run(name: str | None) -> Folder | None:
+    """The run of that name, among those below ``saves``: a name comes from a browser, and may be any path."""
+    if not name:
+        return None
+    found = _seldom(NAMES, _by_name).get(name)
+    if found is None:  # since then it may have begun
+        with _listed_lock:
+            _listed.pop(NAMES, None)
+        found = _seldom(NAMES, _by_name).get(name)
+    if found is not None or name in (".", "..") or any(sign in name for sign in "/\\\0"):
+        return found
+    try:
+        return find_folder(name)  # the last part of a name, or a title
+    except LookupError:
+        return None
+
+
+def _by_name() -> dict[str, Folder]:
+    return {folder.name: folder for folder in all_folders()}
 
 
 def active_run(*kinds: str) -> Folder | None:

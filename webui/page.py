@@ -38,6 +38,7 @@ TICK_S = 1.5
 QUEUE_S = 10.0
 TABS = ("data", "train", "runs", "eval", "chat", "export", "gguf")
 FIRST_TAB = "train"
+LARGEST_UPLOAD = "2gb"
 Numbered = list[tuple[int, Panel]]
 
 
@@ -54,7 +55,7 @@ def serve(job: Serve) -> int:
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
-        app_kwargs={"middleware": door(job, page.fns)} if needs_door(job) else None,
+        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": door(job, page.fns)} if needs_door(job) else None,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()

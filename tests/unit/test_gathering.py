@@ -60,6 +60,13 @@ def test_the_function_gets_what_each_component_makes_of_its_value(page):
         asyncio.run(page.process_api(number, [json.dumps(["", None])], state=None))
 
 
+@pytest.mark.parametrize("sent", [[], ["[]", "[]"], [None], ["{"], ["{}"], ["1"], [["a"]], ["[" * 100_000]])
+def test_what_no_browser_gathers_is_refused(page, sent):
+    number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
+    with pytest.raises(gr.Error, match="gathered"):
+        asyncio.run(page.process_api(number, sent, state=None))
+
+
 def test_no_event_of_the_page_has_many_inputs():
     events = build_page().get_config_file()["dependencies"]
     assert max(len(event["inputs"]) for event in events if event["backend_fn"]) < 4
