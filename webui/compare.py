@@ -27,6 +27,8 @@ from webui.form import notice, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 
+NOWHERE = Folder(SAVES / ".nowhere")
+
 
 class CompareView:
     """Builds the folded panel here. ``chosen`` holds the names of the runs; whoever sets it opens the panel."""
@@ -119,7 +121,8 @@ def _watched(
 
 
 def _folders(names: Sequence[str]) -> list[Folder]:
-    return [Folder(SAVES / name) for name in names]
+    """In the same order; for one that is no run, or no longer, a folder that is not there."""
+    return [live.exactly(name) or NOWHERE for name in names]
 
 
 def _gone(names: Sequence[str], runs: Sequence[Run], language: str) -> str:

@@ -99,7 +99,8 @@ class DataCheck:
             _on_clean, [frame.language, *chosen], [self._notice, self._dataset, *lists], trigger_mode="once",
             **FREE,
         )  # fmt: skip
-        self._dataset.change(lambda: [None, ""], None, [self._kind, self._notice], **QUICK)
+        self._dataset.change(lambda: None, None, self._kind, **QUICK)
+        self._dataset.input(lambda: "", None, self._notice, **QUICK)  # not what is said of a copy that was just made
         self._validation.focus(
             lambda folder: gr.update(choices=_validation_choices(folder)), self._folder, self._validation, **QUICK
         )

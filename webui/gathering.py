@@ -59,6 +59,25 @@ class Page(gr.Blocks):
             inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)
 
+    async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
+        """Without the lines below fields that say already what they shall: each costs as much as a new one.
+
+        A form sends one for every field, to show problems and to take them away; hardly any of them changes.
+        """
+        if state is not None and isinstance(predictions, list) and len(predictions) == len(block_fn.outputs) > 1:
+            predictions = [
+                gr.skip() if _says_already(state[block._id], each) else each
+                for block, each in zip(block_fn.outputs, predictions, strict=True)
+            ]
+        return await super().postprocess_data(block_fn, predictions, state)
+
+
+def _says_already(component: Any, update: Any) -> bool:
+    """Args: component: as the visitor's browser has it."""
+    if not isinstance(update, dict) or update.keys() != {"__type__", "info"}:
+        return False
+    return getattr(component, "info", None) == update["info"]
+
 
 def _taken_apart(inputs: list[Any]) -> list[Any]:
     """Raises: gr.Error, for what no browser gathers."""

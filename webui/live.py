@@ -74,17 +74,23 @@ def named_run(name: str | None) -> Folder | None:
     """The run of that name, among those below ``saves``: a name comes from a browser, and may be any path."""
     if not name:
         return None
-    found = _seldom(NAMES, _by_name).get(name)
-    if found is None:  # since then it may have begun
-        with _listed_lock:
-            _listed.pop(NAMES, None)
-        found = _seldom(NAMES, _by_name).get(name)
+    found = exactly(name)
     if found is not None or name in (".", "..") or any(sign in name for sign in "/\\\0"):
         return found
     try:
         return find_folder(name)  # the last part of a name, or a title
     except LookupError:
         return None
+
+
+def exactly(name: str) -> Folder | None:
+    """The run below ``saves`` of this whole name."""
+    found = _seldom(NAMES, _by_name).get(name)
+    if found is None:  # since then it may have begun
+        with _listed_lock:
+            _listed.pop(NAMES, None)
+        found = _seldom(NAMES, _by_name).get(name)
+    return found
 
 
 def _by_name() -> dict[str, Folder]:

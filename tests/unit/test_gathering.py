@@ -7,6 +7,7 @@ import json
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 
 from webui.gathering import GATHER, Page
 from webui.page import build_page
@@ -65,6 +66,30 @@ def test_what_no_browser_gathers_is_refused(page, sent):
     number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
     with pytest.raises(gr.Error, match="gathered"):
         asyncio.run(page.process_api(number, sent, state=None))
+
+
+def test_a_line_below_a_field_is_sent_once_to_each_browser():
+    with Page(analytics_enabled=False) as page:
+        fields = [gr.Textbox(info="help"), gr.Number(info="help"), gr.Textbox()]
+        said = ["help", "help"]
+        event = gr.Button().click(lambda: [*(gr.update(info=each) for each in said), "text"], None, fields)
+        page.gather()
+    (number,) = page.fns
+    assert event is not None
+    skipped = {"__type__": "update"}
+    one, other = SessionState(page), SessionState(page)
+
+    def sent(state):
+        return asyncio.run(page.process_api(number, [], state=state))["data"]
+
+    assert sent(one) == [skipped, skipped, "text"], "what the page began with"
+    said[1] = "**wrong**"
+    for state in (one, other):
+        first, second, third = sent(state)
+        assert (first, second["info"], third) == (skipped, "**wrong**", "text")
+        assert sent(state) == [skipped, skipped, "text"]
+    said[1] = "help"
+    assert sent(one)[1]["info"] == "help" and sent(one)[1] == skipped
 
 
 def test_no_event_of_the_page_has_many_inputs():

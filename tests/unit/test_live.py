@@ -9,6 +9,7 @@ import pytest
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
 from webui import live
+from webui.compare import _folders
 
 
 @pytest.fixture
@@ -45,3 +46,9 @@ def test_a_folder_elsewhere_is_no_run(runs, name):
     assert live.named_run(name.replace("{outside}", str(runs))) is None
     shown = live.chosen_run(name.replace("{outside}", str(runs)), "train")
     assert shown is not None and shown.path.is_relative_to("saves")
+
+
+def test_runs_are_compared_by_their_whole_names(runs):
+    names = ["m/lora/first", "../foreign", "second", "m/lora/second", f"{runs}/foreign"]
+    found = [folder.state.is_file() for folder in _folders(names)]
+    assert found == [True, False, False, True, False]
