@@ -159,7 +159,7 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
 
 def _watch(address: str, tick: dict[str, Any], asked: dict[str, Any], session: str, over: threading.Event) -> None:
     values: list[Any] = [None] * len(tick["inputs"])
-    values[0] = "en"
+    values[1] = "en"
     data = values if asked is tick else [json.dumps(values)]
     body = {"fn_index": asked["id"], "data": data, "session_hash": session, "event_data": None, "trigger_id": None}
     while not over.wait(1.5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,6 +61,25 @@ class Frame:
     @property
     def language(self) -> Any:
         return self.top.language
+
+
+class Seen:
+    """What a browser shows of each panel. Its looks wait for one another: what is kept is what was sent last, however
+    many ticks and clicks ask at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: dict[int, list[str]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
+        return Seen()  # gradio gives each browser a copy of its own
+
+    def news(self, number: int, render: Callable[[], list[Any]]) -> list[Any]:
+        """What a panel shows, with ``gr.skip()`` for what the browser shows already."""
+        with self._lock:
+            values = render()
+            changed, self._shown[number] = changed_only(values, self._shown.get(number))
+            return changed
 
 
 def changed_only(values: list[Any], seen: list[str] | None) -> tuple[list[Any], list[str]]:

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -20,7 +21,7 @@ from engine.words import words
 from webui.access.door import role_of
 from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
-from webui.frame import FREE, QUICK, Frame, Panel, changed_only
+from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.notify import tell_of_ends
@@ -85,7 +86,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         top = TopBar(texts, has_door)
-        tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State({})
+        tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State(Seen())
         with gr.Tabs(elem_id="tabs", selected=FIRST_TAB, overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
             made: dict[str, Any] = {}
@@ -157,42 +158,44 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     tabs = list(dict.fromkeys(panel.tab for _, panel in panels))
     timers = [gr.Timer(TICK_S, active=name == FIRST_TAB) for name in tabs]
 
-    def look(request: gr.Request, tab: str, among: Numbered, language: str, before: dict, values: list) -> list[Any]:
-        rest, updates, seen_now = values, [], dict(before)
+    def look(request: gr.Request, tab: str, among: Numbered, language: str, seen: Seen, values: list) -> list[Any]:
+        rest, updates = values, []
         is_shown = may_see(role_of(request), tab)
         for number, panel in among:
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
             if panel.tab != tab or not is_shown:
                 updates += [gr.skip()] * len(panel.outputs)
                 continue
-            shown = panel.render(language, *own)
-            changed, seen_now[number] = changed_only(shown, before.get(number))
-            updates += changed
-        return [seen_now, *updates]
+            updates += seen.news(number, partial(panel.render, language, *own))
+        return updates
 
-    def arrive(request: gr.Request, tab: str, language: str, before: dict, *values: Any) -> list[Any]:
-        seen_now, *updates = look(request, tab, panels, language, before, list(values))
-        return [seen_now, *[gr.Timer(active=name == tab) for name in tabs], *updates]
+    def arrive(request: gr.Request, tab: str, language: str, seen: Seen, *values: Any) -> list[Any]:
+        return [*awake(tab), *look(request, tab, panels, language, seen, list(values))]
 
-    def staying(tab: str, among: Numbered) -> Callable[..., list[Any]]:
-        def stay(request: gr.Request, language: str, before: dict, *values: Any) -> list[Any]:
-            return look(request, tab, among, language, before, list(values))
+    def awake(tab: str) -> list[Any]:
+        return [gr.Timer(active=name == tab) for name in tabs]
+
+    def staying(own_tab: str, among: Numbered) -> Callable[..., list[Any]]:
+        def stay(request: gr.Request, tab: str, language: str, seen: Seen, *values: Any) -> list[Any]:
+            if tab != own_tab:  # answers overtook one another, and the wrong timer has stayed awake
+                return [*awake(tab), *[gr.skip() for _, panel in among for _ in panel.outputs]]
+            return [*[gr.skip()] * len(timers), *look(request, tab, among, language, seen, list(values))]
 
         return stay
 
     for name, timer in zip(tabs, timers, strict=True):
         own = [(number, panel) for number, panel in panels if panel.tab == name]
         inputs = [each for _, panel in own for each in panel.inputs]
-        outputs = [seen, *(each for _, panel in own for each in panel.outputs)]
+        outputs = [*timers, *(each for _, panel in own for each in panel.outputs)]
         stay = staying(name, own)
-        timer.tick(stay, [frame.language, seen, *inputs], outputs, **QUICK)
+        timer.tick(stay, [frame.tab, frame.language, seen, *inputs], outputs, **QUICK)
         if inputs:
             changes = [each.change for each in inputs]
-            gr.on(changes, stay, [frame.language, seen, *inputs], outputs, trigger_mode="multiple", **QUICK)
+            gr.on(changes, stay, [frame.tab, frame.language, seen, *inputs], outputs, trigger_mode="multiple", **QUICK)
     gr.on(
         [page.load, frame.tab.change, frame.language.change], arrive,
         [frame.tab, frame.language, seen, *(each for _, panel in panels for each in panel.inputs)],
-        [seen, *timers, *(each for _, panel in panels for each in panel.outputs)], trigger_mode="multiple", **QUICK,
+        [*timers, *(each for _, panel in panels for each in panel.outputs)], trigger_mode="multiple", **QUICK,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
@@ -15,6 +16,12 @@ from webui.page import build_page
 
 def _told(name, kept, count, choices, event: gr.EventData):
     return repr(event)
+
+
+def run(coroutine):
+    """In a thread of its own: this one may have a loop already, of the browser's tests."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +60,19 @@ def test_the_browser_gathers_and_the_server_is_asked_with_one_text(page):
 def test_the_function_gets_what_each_component_makes_of_its_value(page):
     number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
     values = json.dumps(['é"\n', None, 3.0, ["b", "a"]])
-    result = asyncio.run(page.process_api(number, [values], state=None))
+    result = run(page.process_api(number, [values], state=None))
     assert result["data"] == [repr(('é"\n', "kept", 3, ["b", "a"]))]
     with pytest.raises(gr.Error, match="choices"):
-        asyncio.run(page.process_api(number, [json.dumps(["", None, 1, ["c"]])], state=None))
+        run(page.process_api(number, [json.dumps(["", None, 1, ["c"]])], state=None))
     with pytest.raises(ValueError):
-        asyncio.run(page.process_api(number, [json.dumps(["", None])], state=None))
+        run(page.process_api(number, [json.dumps(["", None])], state=None))
 
 
 @pytest.mark.parametrize("sent", [[], ["[]", "[]"], [None], ["{"], ["{}"], ["1"], [["a"]], ["[" * 100_000]])
 def test_what_no_browser_gathers_is_refused(page, sent):
     number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
     with pytest.raises(gr.Error, match="gathered"):
-        asyncio.run(page.process_api(number, sent, state=None))
+        run(page.process_api(number, sent, state=None))
 
 
 def test_a_line_below_a_field_is_sent_once_to_each_browser():
@@ -80,7 +87,7 @@ def test_a_line_below_a_field_is_sent_once_to_each_browser():
     one, other = SessionState(page), SessionState(page)
 
     def sent(state):
-        return asyncio.run(page.process_api(number, [], state=state))["data"]
+        return run(page.process_api(number, [], state=state))["data"]
 
     assert sent(one) == [skipped, skipped, "text"], "what the page began with"
     said[1] = "**wrong**"
