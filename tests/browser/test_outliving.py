@@ -122,8 +122,10 @@ def further(folder: Folder, steps: int) -> None:
 
 
 def shown_steps(page: Page) -> int:
-    """The step of which the card tells."""
-    return int(re.search(r"\d+", page.locator("#train-status .bar-line span").first.inner_text())[0])
+    """The step of which the card tells, once the server has read the log so far."""
+    said = page.locator("#train-status .bar-line span").first
+    expect(said).to_have_text(re.compile(r"\d"))
+    return int(re.search(r"\d+", said.inner_text())[0])
 
 
 def test_ten_kills_of_the_server_leave_no_hole(serve, browse, train):
