@@ -201,6 +201,9 @@ def test_accounts_of_a_file(tmp_path, monkeypatch, capsys):
     accounts = read_accounts(file)
     assert [(each.name, each.role) for each in accounts.values()] == [("ada", "owner"), ("bob", "viewer")]
     assert signed_in(accounts, "ada", "right and long") == accounts["ada"]
+    long = "x" * 5000
+    assert signed_in({"ada": Account("ada", "owner", hashed(long))}, "ada", long), "a long one is compared whole"
+    assert signed_in({"ada": Account("ada", "owner", hashed(long))}, "ada", long[:-1]) is None
     assert signed_in(accounts, "ada", "right and long ") is signed_in(accounts, "eve", "") is None
     broken = {
         f"{line}\n{line}": "access.file_line", f"ada:admin:{OWNER.hash}": "access.file_line",
