@@ -86,9 +86,7 @@ class OllamaView:
         self._frame.notices.append(self._notice)
 
     def _watched(self, language: str) -> list[Any]:
-        result, seen = self._conversion.result(), known()
-        modelfile = result.get("modelfile")
-        file = None if result.get("adapter") else result.get("outfile")
+        seen, file, modelfile = known(), self._file(), self._conversion.result().get("modelfile")
         run = live.chosen_run(None, KIND)
         progress = live.look(run)
         is_active, is_done = live.is_active(progress), progress is not None and progress.status == "done"
@@ -102,10 +100,14 @@ class OllamaView:
             gr.update(placeholder=suggested_name(file) if file else ""),
         ]  # fmt: skip
 
+    def _file(self) -> str | None:
+        """The latest conversion's file; that of an adapter alone is no model."""
+        result = self._conversion.result()
+        return None if result.get("adapter") else result.get("outfile")
+
     def _on_create(self, language: str, *raw: Any) -> list[Any]:
         """Make the model; a box that was left empty means the name that stands in it in grey."""
-        result = self._conversion.result()
-        file = None if result.get("adapter") else result.get("outfile")
+        file = self._file()
         running = live.active_run(KIND)
         if not file or running:
             text = words("page.train.already_running", language, name=running.name) if running else ""
