@@ -122,7 +122,7 @@ class ChatSides:
             yield from self._answered(language, question, (sides[0], sides[1]), is_blind, answer_id, raw)
             yield free
         except UserError as error:
-            yield {**FREE, self._question: gr.update(value=question, interactive=True),
+            yield {**free, self._question: gr.update(value=question, interactive=True),
                    self._notice: refusal(error, language)}  # fmt: skip
         except Exception:
             yield free

@@ -151,6 +151,17 @@ def test_on_a_phone_the_model_is_loaded_above_the_talk(visit):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_a_question_that_nobody_can_answer_comes_back(visit):
+    page = visit()
+    open_tab(page, "chat")
+    page.locator("#chat-compares input").check()
+    page.locator("#side-question textarea").fill("Which?")
+    page.locator("#side-send").click()
+    expect(page.locator("#chat-notice")).to_contain_text(words("errors.chat.ended")[:20])
+    expect(page.locator("#side-question textarea")).to_have_value("Which?")
+    expect(page.locator("#side-send")).to_be_enabled()
+
+
 def test_two_sides_are_told_apart_only_after_the_vote(visit, tiny_model, workshop, monkeypatch):
     import torch
     from peft import LoraConfig, get_peft_model
