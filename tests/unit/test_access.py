@@ -8,6 +8,7 @@ import json
 import pytest
 from gradio.routes import App
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import webui.access.door as door_module
@@ -241,6 +242,15 @@ def test_a_password_is_asked_for_twice_and_never_an_argument(monkeypatch, capsys
 )  # fmt: skip
 def test_a_page_that_others_can_reach_has_a_door(options, needs):
     assert needs_door(Serve(**options)) is needs
+
+
+@pytest.mark.parametrize("name", ["ada", "Михаил", "민수", "a b%c\r\nx-lathe-role: owner"])
+def test_a_name_in_any_letters_reaches_the_page_whole(name):
+    claimed = [(b"x-lathe-role", b"owner"), (b"x-lathe-name", b"eve"), (b"accept", b"*/*")]
+    scope = door_module._told({"type": "http", "headers": claimed}, Account(name, "viewer", ""))
+    request = Request(scope)
+    assert (door_module.name_of_visitor(request), door_module.role_of(request)) == (name, "viewer")
+    assert len(request.headers) == 3
 
 
 def test_the_events_of_a_browser_carry_their_number(page):

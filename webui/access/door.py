@@ -11,7 +11,7 @@ import math
 from collections.abc import Awaitable, Callable, Collection
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, quote, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -154,7 +154,7 @@ def role_of(request: Any) -> str:
 
 def name_of_visitor(request: Any) -> str:
     """The name under which who asks has signed in."""
-    return request.headers.get(NAME.decode()) or ""
+    return unquote(request.headers.get(NAME.decode()) or "")
 
 
 def _token(request: Request) -> str | None:
@@ -168,7 +168,7 @@ def _token(request: Request) -> str | None:
 def _told(scope: Scope, account: Account) -> Scope:
     """The scope for gradio, with who asks among the headers."""
     headers = [(key, value) for key, value in scope["headers"] if key.lower() not in (ROLE, NAME)]
-    about = [(ROLE, account.role.encode()), (NAME, account.name.encode("utf-8", "replace"))]
+    about = [(ROLE, account.role.encode()), (NAME, quote(account.name).encode())]
     return {**scope, "headers": [*headers, *about]}
 
 
