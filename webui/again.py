@@ -21,6 +21,7 @@ from engine.runs.queue import submit_all, waiting
 from engine.runs.sweep import ANEW, job_of, sweep_jobs, values_of
 from engine.words import words
 from webui import live
+from webui.access.allowed import allowed_values
 from webui.controls import NOTHING
 from webui.form import notice, refusal, warnings_notice
 from webui.frame import FREE, Frame, Panel
@@ -157,6 +158,9 @@ def _jobs(folder: Folder, changed_ns: int, wanted: tuple[tuple[str, str], ...]) 
         UserError: what stands in their way.
     """
     values = {name: values_of(text) for name, text in wanted}
+    for name, several in values.items():
+        for value in several:
+            allowed_values(TrainJob, {name: value})
     return sweep_jobs(_job(folder, changed_ns), values) if values else []
 
 

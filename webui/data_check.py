@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 import yaml
 
-from engine.catalog.datasets import find_entry
 from engine.errors import UserError
 from engine.options.jobs import DataJob, TrainJob
 from engine.runs.folder import Folder
@@ -19,6 +18,7 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.access.allowed import allowed_entry
 from webui.controls import NOTHING
 from webui.data_lengths import DataLengths
 from webui.data_report import ON_REPORT_CLICK, has_clean_copy, read_report, report, write_clean_copy
@@ -174,7 +174,7 @@ def _job_at(run: Folder, changed_ns: int) -> DataJob:
 def _is_older(run: Folder | None, folder: str, name: str | None) -> bool:
     """Whether the rows have changed since they were checked."""
     try:
-        path = find_entry(Path(folder or "."), name or "").path
+        path = allowed_entry(folder, name or "").path
         return run is not None and path is not None and path.stat().st_mtime > run.job.stat().st_mtime
     except (OSError, UserError):
         return False
@@ -206,7 +206,7 @@ def _on_clean(language: str, folder: str, name: str | None) -> list[Any]:
     if done is None or not name:
         return [gr.skip()] * 4
     try:
-        clean, rows = write_clean_copy(done, Path(folder or "."), name)
+        clean, rows = write_clean_copy(done, folder, name)
     except UserError as error:
         return [notice("error", marked(error.text(language))), *[gr.skip()] * 3]
     names = dataset_names(folder)

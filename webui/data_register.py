@@ -16,6 +16,7 @@ from engine.catalog.register import NAME_LENGTH, Registration, add_file, is_name
 from engine.catalog.rows import Row
 from engine.errors import UserError
 from engine.words import words
+from webui.access.allowed import allowed_path
 from webui.data_columns import ColumnControls, format_of, mapped_entry, roles_in
 from webui.dataset_rows import dataset_names, row_conversation
 from webui.form import notice
@@ -109,10 +110,9 @@ class DataRegister:
         unchanged = [gr.skip()] * (5 + self._others)
         if not path:
             return [notice("warning", escaped(words("page.data.no_file", language))), *unchanged]
-        place = Path(folder or ".")
         name = (name or "").strip()
         try:
-            done = register_copy(place, self._entry(Path(path), list(mapped)), Path(path), name)
+            done = register_copy(allowed_path(folder), self._entry(Path(path), list(mapped)), Path(path), name)
         except UserError as error:
             return [notice("error", marked(error.text(language))), *unchanged]
         names = dataset_names(folder)

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.catalog.datasets import find_entry
 from engine.catalog.lint import Finding, finding_from
 from engine.options.jobs import DataJob
 from engine.runs.folder import Folder
 from engine.words import has_words, words
+from webui.access.allowed import allowed_entry, allowed_path
 from webui.data_register import register_copy
 from webui.dataset_rows import dataset_names
 from webui.form import notice
@@ -86,14 +86,14 @@ def has_clean_copy(run: Folder, found: dict[str, Any]) -> bool:
     return 0 < found["clean_rows"] < found["rows"] and run.clean.is_file()
 
 
-def write_clean_copy(run: Folder, place: Path, name: str) -> tuple[str, int]:
+def write_clean_copy(run: Folder, folder: str, name: str) -> tuple[str, int]:
     """Put the rows that nothing is wrong with beside the others, registered as ``NAME_clean``; its name, and how many.
 
     Raises:
-        UserError: the dataset is gone, or its folder cannot be written.
+        UserError: the dataset is gone, or its folder cannot be written, or is none that this page goes to.
     """
+    place, entry = allowed_path(folder), allowed_entry(folder, name)
     rows = (read_report(run) or {}).get("clean_rows", 0)
-    entry = find_entry(place, name)
     clean = _free_name(f"{name if name in dataset_names(str(place)) else Path(name).stem}_clean", place)
     register_copy(place, entry, run.clean, clean)
     return clean, rows

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from engine.catalog.conversations import to_example
-from engine.catalog.datasets import Entry, find_entry
+from engine.catalog.datasets import Entry
 from engine.catalog.pages import page_of_rows, search_rows
 from engine.catalog.rows import Row
 from engine.errors import UserError
 from engine.words import words
+from webui.access.allowed import allowed_entry
 from webui.data_seen import SETTINGS, as_the_model_sees, settings_job
 from webui.dataset_rows import row_conversation
 from webui.form import notice, refusal
@@ -124,7 +124,7 @@ class DataRows:
             return [empty, gr.update(interactive=False), gr.update(interactive=False)]
         can_go_back = view["start"] > 0 or len(view["after"]) > 1
         try:
-            entry = find_entry(Path(folder or "."), name)
+            entry = allowed_entry(folder, name)
             rows, total = _rows(entry, view)
             shown = _heading(name, rows, total, view, language) + "".join(
                 self._row(entry, number, row, view, language, raw) for number, row in rows
@@ -213,7 +213,7 @@ def _next(folder: str, name: str, view: dict[str, Any]) -> dict[str, Any]:
     if not view["query"]:
         return {**view, "start": view["start"] + ROWS, "after": [0], "open": None}
     try:
-        rows, _ = _rows(find_entry(Path(folder or "."), name), view)
+        rows, _ = _rows(allowed_entry(folder, name), view)
     except UserError:
         rows = []
     return {**view, "after": [*view["after"], rows[-1][0]], "open": None} if rows else view

@@ -14,6 +14,7 @@ from engine.catalog.learned import Segment, example_segments
 from engine.catalog.rendering import Renderer, renderer_for
 from engine.options.jobs import DataJob, TrainJob
 from engine.words import words
+from webui.access.allowed import allowed_values
 from webui.controls import from_control
 from webui.language import escaped
 
@@ -40,11 +41,11 @@ def settings_job(controls: dict[str, Any], raw: Sequence[Any], dataset: str, **f
         controls: option → control; their values are ``raw``, in the same order.
 
     Raises:
-        Refused: some of them are not right.
+        Refused: some of them are not right, or lead to where this page does not go.
     """
     fields = TrainJob.model_fields
     values = {name: from_control(fields[name], value) for name, value in zip(controls, raw, strict=True)}
-    return DataJob.from_values({**values, "dataset": (dataset,), **further})
+    return DataJob.from_values(allowed_values(DataJob, {**values, "dataset": (dataset,), **further}))
 
 
 def as_the_model_sees(job: DataJob, example: Example | Preference | Judged | Text, language: str) -> str:

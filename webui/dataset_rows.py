@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from engine.catalog.conversations import Example, Judged, Message, Preference, Text, to_example
-from engine.catalog.datasets import Entry, find_entry, registered
+from engine.catalog.datasets import Entry, registered
 from engine.catalog.pages import page_of_rows
 from engine.catalog.rows import Row
 from engine.errors import UserError
 from engine.words import has_words, words
+from webui.access.allowed import allowed_entry, allowed_path
 from webui.form import notice
 from webui.frame import QUICK, Frame
 from webui.language import escaped, marked
@@ -27,7 +27,7 @@ MOST_CHARACTERS = 20_000
 def dataset_names(folder: str) -> list[str]:
     """The datasets registered in a folder; none where that cannot be told (the form says why at the start)."""
     try:
-        return list(registered(Path(folder or ".")))
+        return list(registered(allowed_path(folder)))
     except UserError:
         return []
 
@@ -102,7 +102,7 @@ def _rows(language: str, folder: str, names: Sequence[str], start: int) -> tuple
     if not names:
         return notice("warning", escaped(words("page.rows.choose", language))), 0
     try:
-        entry = find_entry(Path(folder or "."), names[-1])
+        entry = allowed_entry(folder, names[-1])
         rows, total = page_of_rows(entry, start, ROWS)
         if not rows and start:
             start = max(0, start - ROWS)

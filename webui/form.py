@@ -15,6 +15,7 @@ from engine.options.option import about
 from engine.options.reference import in_our_words
 from engine.options.yaml_text import read_options, write_yaml
 from engine.words import has_words, words
+from webui.access.allowed import allowed_values
 from webui.controls import control, from_control, to_control
 from webui.frame import QUICK
 from webui.language import Texts, escaped, marked
@@ -70,12 +71,14 @@ class Form:
         """Plain values by option, as the inputs hold them; what another option switches off is left out.
 
         Raises:
-            Refused: the box with further options cannot be read, or holds what does not belong there.
+            Refused: the box with further options cannot be read, or holds what does not belong there; or a path leads
+                to where this page does not go.
         """
         fields = self.job_type.model_fields
         read = {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
         kept = {name: value for name, value in read.items() if self._has_effect(name, read)}
-        return kept | (self._read_further(raw[-1] or "") if self._further is not None else {})
+        said = kept | (self._read_further(raw[-1] or "") if self._further is not None else {})
+        return allowed_values(self.job_type, said)
 
     def job(self, raw: Sequence[Any], **further: Any) -> Parsed:
         """The job that the controls describe. Raises: Refused, with every problem."""

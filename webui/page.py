@@ -18,6 +18,7 @@ from engine.options.serve import Serve
 from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
+from webui.access.allowed import allow, allowed_by
 from webui.access.door import role_of
 from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
@@ -47,8 +48,10 @@ def serve(job: Serve) -> int:
     """Serve the page until it is interrupted. Returns the exit code.
 
     Raises:
-        UserError: another program already listens on the port, or the file of accounts cannot be used.
+        UserError: another program already listens on the port, the file of accounts cannot be used, or what the page
+            may read and run is not right.
     """
+    allow(allowed_by(job, needs_door(job)))
     _refuse_taken_port(job.host, job.port)
     _reach_localhost_without_proxy()
     page = build_page(job.lang, needs_door(job))

@@ -6,7 +6,6 @@ Nothing goes before it was said what would go; and only the very run of which it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ import gradio as gr
 from engine.errors import UserError
 from engine.runs.delete import Freed, delete, discard, freed, refuse_in_use
 from engine.runs.delete_words import asked, done
-from engine.runs.folder import SAVES, Folder
+from engine.runs.folder import Folder
 from engine.runs.notes import MOST_IN_NOTE, MOST_IN_TITLE, read_notes, rename, write_note
 from engine.words import words
 from webui import live
@@ -165,10 +164,10 @@ def _exactly(name: str) -> Folder:
     Raises:
         UserError: it has been deleted.
     """
-    for folder in (Folder(SAVES / name), Folder(Path(name))):
-        if folder.state.is_file():
-            return folder
-    raise UserError("run_unknown", name=name)
+    folder = live.exactly(name)
+    if folder is None or not folder.state.is_file():
+        raise UserError("run_unknown", name=name)
+    return folder
 
 
 def _boxes(folder: Folder, language: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.words import words
+from webui.access.allowed import allowed_path
 from webui.controls import control
 from webui.data_check import DataCheck
 from webui.data_register import DataRegister
@@ -89,7 +90,10 @@ def _choices(folder: str, name: str | None) -> dict[str, Any]:
 
 
 def _is_there(folder: str, name: str | None) -> bool:
-    return bool(name) and (name in dataset_names(folder) or Path(name).is_file())
+    try:
+        return bool(name) and (name in dataset_names(folder) or allowed_path(name).is_file())
+    except UserError:
+        return False
 
 
 def _to_train(folder: str, name: str | None) -> list[Any]:

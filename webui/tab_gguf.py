@@ -9,10 +9,12 @@ from typing import Any
 import gradio as gr
 
 from engine.catalog.gguf_sizes import expected_sizes
+from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.progress import Progress
 from engine.words import words
 from webui import live
+from webui.access.allowed import allowed_path
 from webui.controls import named_choices
 from webui.form import Form, notice
 from webui.frame import QUICK, Frame
@@ -75,8 +77,11 @@ def _folders(path: str | None, language: str) -> list[tuple[str, str]]:
 
 def _types_with_sizes(model: str | None, language: str) -> dict[str, Any]:
     """Each type with the size that its file will have, as far as a whole model lies here."""
-    folder = Path(model or "").expanduser()
-    sizes = {} if (folder / "adapter_config.json").is_file() else expected_sizes(folder)
+    try:
+        folder = allowed_path(model).expanduser()
+        sizes = {} if (folder / "adapter_config.json").is_file() else expected_sizes(folder)
+    except UserError:
+        sizes = {}
     named = named_choices("outtype", GgufJob.model_fields["outtype"], language)
     return gr.update(choices=[(f"{text} · {live.size(sizes[v])}" if v in sizes else text, v) for text, v in named])
 

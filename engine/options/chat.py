@@ -21,5 +21,5 @@ class Chat(Options):
     system: str | None = option(None, control="lines")
     tools: str | None = option(None, level="advanced", control="lines")  # a JSON list of functions it may call
     compare: Names = option((), level="command")  # "base", runs or checkpoints that answer `prompts`
-    prompts: str | None = option(None, level="command")  # a file of them: one a line, or JSON Lines
-    answers: str | None = option(None, level="command")  # where what they said is written, as JSON Lines
+    prompts: str | None = option(None, level="command", control="path")  # a file of them: one a line, or JSON Lines
+    answers: str | None = option(None, level="command", control="path")  # where what they said is written, JSON Lines

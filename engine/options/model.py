@@ -28,8 +28,8 @@ class Model(Options):
     infer_dtype: DTYPES = option("auto", level="advanced")
     rope_scaling: Literal["linear", "dynamic", "yarn", "llama3"] | None = option(None, level="advanced")
     model_revision: str = option("main", level="advanced")
-    adapter_folder: str | None = option(None, level="command")  # inside each folder of adapter_name_or_path
-    cache_dir: str | None = option(None, level="command")
+    adapter_folder: str | None = option(None, level="command", control="path")  # inside each adapter's folder
+    cache_dir: str | None = option(None, level="command", control="path")
     trust_remote_code: bool = option(False, level="owner")
 
     @property

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from engine.options.base import Options
-from engine.options.option import option
+from engine.options.base import Names, Options
+from engine.options.model import Model
+from engine.options.option import option, same_as
 
 
 class Serve(Options):
@@ -15,6 +16,8 @@ class Serve(Options):
     port: int = option(7860, ge=1, le=65535, level="command")
     share: bool = option(False, level="command")
     auth_file: str | None = option(None, level="command")  # a line each, name:role:hash; None: a password is made
+    roots: Names = option((), level="command")  # further folders whose files the page may read and write
+    trust_remote_code: bool = same_as(Model, "trust_remote_code")
     lang: Literal["en", "zh", "ru", "ko", "ja"] = option("en", level="command")
     inbrowser: bool = option(False, level="command")
 
