@@ -115,7 +115,7 @@ def _parts(content: Any) -> bool:
 
 
 def _is_text_part(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type", "text") == "text" and part.keys() <= {"type", "text"}
+    return isinstance(part, dict) and part.keys() <= {"type", "text"} and isinstance(part.get("text"), str)
 
 
 def _stranger() -> gr.Error:

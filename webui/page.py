@@ -54,11 +54,12 @@ def serve(job: Serve) -> int:
     _refuse_taken_port(job.host, job.port)
     _reach_localhost_without_proxy()
     page = build_page(job.lang, needs_door(job))
+    guard = door(job, page.fns) if needs_door(job) else ()
     page.launch(
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
-        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *(door(job, page.fns) if needs_door(job) else ())]},
+        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()

@@ -20,7 +20,8 @@ PASSWORDS = {"ada": "right and long", "bob": "only looking"}
 ACCOUNTS = {name: Account(name, role, hashed(PASSWORDS[name])) for name, role in (("ada", "owner"), ("bob", "viewer"))}
 SECRETS = {
     "HF_TOKEN": "hf_PlantedPlantedPlantedPlanted1234", "MODELSCOPE_API_TOKEN": "ms-planted-5ab1e-modelscope-77",
-    "OPENAI_API_KEY": "sk-proj-PlantedPlantedPlantedPlanted", "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
+    "OPENAI_API_KEY": "sk-proj-PlantedPlantedPlantedPlanted",
+    "WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567",
     "API_KEY": "planted-key-of-the-api-9931", "SLACK_WEBHOOK": "https://hooks.slack.com/services/T00/B00/plantedhook77",
     "SWANLAB_API_KEY": "planted-swanlab-key-5512", "DB_PASSWORD": "planted%pass/word+88",
 }  # fmt: skip
@@ -101,8 +102,8 @@ def leaks(text: str | bytes) -> list[str]:
 def forged_cookies(token: str) -> Iterator[str]:
     """Cookies that open nothing, made after one that does."""
     for value in (
-        "", "guessed", token[:-1], token + "x", token.swapcase(), token[::-1], "null", "owner", "../sessions", "a" * 8000,
-        token[: len(token) // 2],
+        "", "guessed", token[:-1], token + "x", token.swapcase(), token[::-1], "null", "owner", "../sessions",
+        "a" * 8000, token[: len(token) // 2],
     ):  # fmt: skip
         yield f"{COOKIE}={value}"
     yield f"{COOKIE.upper()}={token}"

@@ -64,7 +64,8 @@ def serving(page) -> Iterator[Callable[..., Target]]:
         port = free_port()
         log = (workplace / f"server-{port}.log").open("wb")
         command = [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port), "--auth-file", "accounts"]
-        around = {**os.environ, "HF_HUB_OFFLINE": "1", **SECRETS, **environment}
+        around = {**os.environ, "HF_HUB_OFFLINE": "1", **SECRETS, **environment,
+                  "GRADIO_TEMP_DIR": str(workplace / "cache")}  # fmt: skip
         process = subprocess.Popen(command, cwd=workplace, env=around, stdout=log, stderr=subprocess.STDOUT)
         log.close()
         events, inputs = numbers_of(page)

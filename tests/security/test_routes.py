@@ -1,4 +1,4 @@
-"""Every route of the served page, spelled in every way, with every cookie that opens nothing: 401, and not a word of it."""
+"""Every route of the served page, in every spelling, with cookies that open nothing: 401, and not a word of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", 
 OPEN = {("/login", "POST"), ("/logout", "POST"), (STARTS, "GET")}
 """What answers before anybody has signed in: the form, the way out, and gradio's question to its own server."""
 FURTHER = (
-    "/", "/login", "/logout", "/config", "/api", "/api/predict", "/queue/join", "/queue/data?session_hash=x", "/upload",
+    "/", "/login", "/logout", "/config", "/api", "/api/predict", "/queue/join", "/queue/data?session_hash=x",
+    "/upload",
     "/file=/etc/passwd", "/file=accounts", "/gradio_api/file=/etc/passwd", "/gradio_api/file=accounts",
-    "/gradio_api/file=http://127.0.0.1/", "/gradio_api/proxy=https://huggingface.co", "/proxy=x", "/mcp", "/gradio_api/mcp",
-    "/gradio_api/mcp/sse", "/gradio_api/mcp/http", "/gradio_api/mcp/schema", "/deep_link", "/?deep_link=x", "/heartbeat/x",
+    "/gradio_api/file=http://127.0.0.1/", "/gradio_api/proxy=https://huggingface.co", "/proxy=x", "/mcp",
+    "/gradio_api/mcp",
+    "/gradio_api/mcp/sse", "/gradio_api/mcp/http", "/gradio_api/mcp/schema", "/deep_link", "/?deep_link=x",
+    "/heartbeat/x",
     "/component_server", "/monitoring", "/monitoring/summary", "/monitoring/x", "/theme.css", "/static/img/logo.svg",
     "/assets/index.js", "/svelte/svelte.js", "/openapi.json", "/docs", "/redoc", "/metrics", "/.env", "/saves", "/data",
-    "/saves/.access/sessions.json", "/ws", "/socket.io/", "/gradio_api/dev/reload", "/vibe-code", "/gradio_api/vibe-code",
+    "/saves/.access/sessions.json", "/ws", "/socket.io/", "/gradio_api/dev/reload", "/vibe-code",
+    "/gradio_api/vibe-code",
 )  # fmt: skip
 
 
@@ -148,7 +152,8 @@ def test_a_second_request_hidden_in_the_first(target):
     hidden = b"GET /config HTTP/1.1\r\nHost: x\r\n\r\n"
     host, port = urlsplit(target.address).netloc.split(":")
     for head in (
-        f"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: {len(hidden) + 5}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        f"POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: {len(hidden) + 5}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST /login HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nContent-Length: 5\r\n\r\n",
         "POST /login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n",
     ):
@@ -171,7 +176,8 @@ def test_the_page_tells_the_browser_to_fetch_nothing_from_elsewhere(target):
 FOREIGN = (
     {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "origin": "http://evil.example"},
     {"sec-fetch-site": "same-site", "sec-fetch-mode": "cors", "origin": "https://evil.gradio.live"},
-    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, {"origin": "http://evil.example"}, {"origin": "null"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}, {"origin": "http://evil.example"},
+    {"origin": "null"},
     {"origin": "http://127.0.0.1:1"}, {"origin": "http://evil.example", "x-forwarded-host": "evil.example"},
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ It is ASGI middleware, so nothing of gradio is reached before it: no page, no ev
 
 from __future__ import annotations
 
+import hmac
 import html
 import json
 import math
@@ -23,7 +24,8 @@ from engine.words import nearest_language, words
 from webui.access.attempts import Attempts
 from webui.access.sessions import LASTS_S, Sessions
 
-COOKIE = "lathe-session"
+COOKIE, KNOWN = "lathe-session", "lathe-known"
+KNOWN_S = 365 * 24 * 3600
 ROLE, NAME = b"x-lathe-role", b"x-lathe-name"
 """Headers that only the door writes; what a client sends under these names is taken away."""
 STARTS = "/gradio_api/startup-events"
@@ -64,7 +66,7 @@ class Door:
             return
         request = Request(scope, receive)
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), request.method
-        token = _token(request)
+        token = _cookie(request, COOKIE)
         account = self._sessions.account(token)
         if path == STARTS and method == "GET" and request.client and request.client.host in ("127.0.0.1", "::1"):
             await self._app(scope, receive, send)
@@ -86,21 +88,26 @@ class Door:
     async def _sign_in(self, request: Request) -> Response:
         form = parse_qs((await _body(request, LONGEST_FORM) or b"").decode("utf-8", "replace"))
         name, password = (form.get(field, [""])[0] for field in ("name", "password"))
-        address = request.client.host if request.client else ""
-        wait_s = self._attempts.wait_s(address)
+        account = self._accounts.get(name)
+        is_known = account is not None and hmac.compare_digest(
+            (_cookie(request, KNOWN) or "").encode(), _mark(account).encode()
+        )
+        who = f"{KNOWN} {name}" if is_known else request.client.host if request.client else ""
+        wait_s = self._attempts.wait_s(who, is_known)
         if wait_s:
             response = self._page(request, "wait", 429, seconds=math.ceil(wait_s))
             response.headers["retry-after"] = str(math.ceil(wait_s))
             return response
-        self._attempts.failed(address)  # before it is looked at, so that many at once are no way around
+        self._attempts.failed(who, is_known)  # before it is looked at, so that many at once are no way around
         account = await run_in_threadpool(signed_in, self._accounts, name, password)
         if account is None:
             return self._page(request, "wrong", 401)
-        self._attempts.succeeded(address)
+        self._attempts.succeeded(who, is_known)
         token = await run_in_threadpool(self._sessions.begin, account)
         response = RedirectResponse(".", 303)
         is_secure = "https" in (request.scope["scheme"], request.headers.get("x-forwarded-proto"))
-        response.set_cookie(COOKIE, token, max_age=LASTS_S, httponly=True, samesite="lax", secure=is_secure)
+        for cookie, value, lasts_s in ((COOKIE, token, LASTS_S), (KNOWN, _mark(account), KNOWN_S)):
+            response.set_cookie(cookie, value, max_age=lasts_s, httponly=True, samesite="lax", secure=is_secure)
         return response
 
     async def _let_view(self, request: Request, path: str, account: Account, send: Send) -> None:
@@ -166,12 +173,17 @@ def name_of_visitor(request: Any) -> str:
     return unquote(request.headers.get(NAME.decode()) or "")
 
 
-def _token(request: Request) -> str | None:
+def _cookie(request: Request, name: str) -> str | None:
     try:
-        found = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
+        found = SimpleCookie(request.headers.get("cookie", "")).get(name)
     except CookieError:
         return None
     return found.value if found else None
+
+
+def _mark(account: Account) -> str:
+    """What a browser keeps in which this account has signed in: it opens nothing, and ends with the password."""
+    return hmac.new(account.seal.encode(), b"a browser that is known", "sha256").hexdigest()
 
 
 def _told(scope: Scope, account: Account) -> Scope:

@@ -1,7 +1,7 @@
 """What every answer of the page tells the browser: fetch nothing from elsewhere, and let no other site act through it.
 
-It stands before the door, and on a page without one too. What a model, a dataset or a log says is shown, so it might ask
-the browser for a picture of another host, which would learn of it.
+It stands before the door, and on a page without one too. What a model, a dataset or a log says is shown, so it might
+ask the browser for a picture of another host, which would learn of it.
 """
 
 from __future__ import annotations
