@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,8 +32,8 @@ def page():
 def fort(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The served page's working directory."""
     folder = tmp_path_factory.mktemp("fort")
-    for name in ("data", "models"):
-        (folder / name).symlink_to(PROJECT / name, target_is_directory=True)
+    (folder / "models").symlink_to(PROJECT / "models", target_is_directory=True)
+    shutil.copytree(PROJECT / "data", folder / "data")
     lines = [f"{each.name}:{each.role}:{each.hash}" for each in ACCOUNTS.values()]
     (folder / "accounts").write_text("\n".join(lines))
     return folder

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import time
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import expect
 
+from engine.runs.chat import Piece
 from engine.runs.folder import Folder
 from engine.runs.record import append_line, update_state
 from engine.runs.talks import Answer, Talk, new_name, write_talk
-from tests.browser.steps import open_tab
+from tests.browser.steps import add_name, fill, open_tab
 from tests.security.attack import PASSWORDS
 
 ELSEWHERE = "http://elsewhere.example"
@@ -59,14 +61,15 @@ def planted(fort) -> dict[str, str]:
         append_line(run.events, {"current_steps": 2, "total_steps": 2, "loss": 1.0, "epoch": 1.0})
         append_line(run.events, {"warning": SHOTS[1], "facts": {SHOTS[0]: LINE}})
         append_line(run.events, {"phase": SHOTS[1], "current": 1, "total": 2, "unit": SHOTS[0]})
-        notes = {"title": LINE[:200], "note": EVERYTHING, "tags": [SHOTS[1], SHOTS[8]]}
-        (run.path / "notes.json").write_text(json.dumps(notes), encoding="utf-8")
-        answers = [{"prompt": EVERYTHING, "predict": EVERYTHING, "label": EVERYTHING}]
-        (run.path / "generated_predictions.jsonl").write_text(
-            "\n".join(json.dumps(each) for each in answers), encoding="utf-8"
-        )
+        run.notes.write_text(json.dumps({"title": LINE, "note": EVERYTHING}), encoding="utf-8")
+        answers = [{"index": 0, "prompt": EVERYTHING, "predict": EVERYTHING, "label": EVERYTHING, "scores": {LINE: 1.0}}]
+        run.predictions.write_text("\n".join(json.dumps(each) for each in answers), encoding="utf-8")
     rows = [{"instruction": each, "input": LINE, "output": EVERYTHING} for each in SHOTS]
-    (fort / "rows<img src=x onerror=window.hit=1>.json").write_text(json.dumps(rows), encoding="utf-8")
+    file_name = "rows<img src=x onerror=window.hit=1>.json"
+    (fort / "hostile").mkdir()
+    (fort / "hostile" / file_name).write_text(json.dumps(rows), encoding="utf-8")
+    info = {"rows": {"file_name": file_name}, SHOTS[1]: {"file_name": file_name}, SHOTS[8]: {"file_name": SHOTS[0]}}
+    (fort / "hostile" / "dataset_info.json").write_text(json.dumps(info), encoding="utf-8")
     return names
 
 
@@ -86,7 +89,7 @@ def watched(chromium, target, planted, monkeypatch, fort):
     page.locator("#start").wait_for(timeout=60_000)
 
     def clean() -> None:
-        page.wait_for_timeout(1200)
+        page.wait_for_timeout(500)
         # Blocked requests are reported too: what matters is that no answer was waited for.
         assert page.evaluate("window.hit") is None and not dialogs
         assert page.evaluate("document.querySelectorAll('iframe, object, embed, base:not([href=\"./\"])').length") == 0
@@ -111,29 +114,55 @@ def test_runs_their_logs_notes_and_errors(watched, planted):
     for name in planted.values():
         page.locator("#runs-table [data-run]").filter(has_text=name.rpartition("}")[2]).first.click()
         page.wait_for_timeout(800)
-        for closed in page.locator("#tab-runs button.label-wrap:not(.open):visible").all():
-            closed.click()
+        page.evaluate("document.querySelectorAll('button.label-wrap:not(.open)').forEach((each) => each.click())")
         page.clean()
     assert "window.hit" in page.locator("body").inner_text(), "nothing of what was planted is shown"
 
 
-def test_an_answer_of_a_model(watched, target, fort, monkeypatch):
-    """A conversation that this browser held last is shown again: every kind of text a model may say."""
+def test_what_a_model_says(watched, fort, monkeypatch):
+    """The conversation that this browser held last, with an answer of every kind; and a question of the same."""
     page = watched
     monkeypatch.chdir(fort)
-    name = new_name()
-    turns = [{"role": "user", "content": EVERYTHING}, {"role": "assistant", "content": f"<think>{LINE}</think>{EVERYTHING}"}]
-    write_talk(name, Talk(turns, Answer("", error=None)))
     open_tab(page, "chat")
     page.locator("#chat-question textarea").fill(LINE)
-    page.locator("#chat-send").click()
+    with page.expect_response(lambda answer: answer.url.endswith("/run/predict") and "name" in answer.text()) as answered:
+        page.locator("#chat-send").click()
+    name = next(each["name"] for each in answered.value.json()["data"] if isinstance(each, dict) and "name" in each)
     expect(page.locator("#chat-talk")).to_contain_text("window.hit")
     page.clean()
-    owner = target.client("ada")
-    data = [json.dumps(["q", [{"role": each["role"], "content": each["content"]} for each in turns], {"name": ""}, False])]
-    body = {"fn_index": target.events["chat_room._take"], "data": data, "session_hash": "model-output"}
-    said = owner.post("/gradio_api/run/predict", json=body).json()["data"][1]
-    assert len(said) == 3
+    last = Piece("", True, "stop", 5, 1.0, 5)
+    write_talk(name, Talk([{"role": "user", "content": EVERYTHING}], Answer(f"<think>{LINE}</think>{EVERYTHING}", last)))
+    page.reload()
+    page.locator("#start").wait_for()
+    open_tab(page, "chat")
+    expect(page.locator("#chat-talk")).to_contain_text("window.hit='dollar'")
+    page.evaluate("document.querySelectorAll('#chat-talk button, #chat-talk summary').forEach((each) => each.click())")
+    page.clean()
+    for link in page.locator("#chat-talk a").all():
+        assert not (link.get_attribute("href") or "").lower().startswith("javascript:")
+
+
+def test_rows_of_a_dataset(watched, fort):
+    page = watched
+    open_tab(page, "data")
+    fill(page, "data-dataset_dir", str(fort / "hostile"))
+    expect(page.locator("#data-rows")).to_contain_text("window.hit")
+    page.clean()
+    page.locator("#data-rows .data-row").first.click()
+    page.wait_for_timeout(1500)
+    page.clean()
+
+
+def test_what_a_visitor_types_comes_back_as_text(watched):
+    """In errors beside fields, in the preview of the command and in the address."""
+    page = watched
+    page.goto(page.url + "?run=" + quote(LINE[:1500]))
+    page.locator("#start").wait_for()
+    fill(page, "model_name_or_path", LINE)
+    add_name(page, "dataset", SHOTS[1])
+    page.locator("#start").click()
+    expect(page.locator("#train-notice")).not_to_be_empty()
+    page.clean()
 
 
 def test_pictures_of_other_hosts_are_blocked_by_the_browser_itself(watched):
