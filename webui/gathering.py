@@ -59,6 +59,16 @@ class Page(gr.Blocks):
             inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)
 
+    async def preprocess_data(
+        self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **options: Any
+    ) -> list[Any]:
+        """A conversation that comes from a browser is text: gradio 6.31 would also make components of it, with whatever
+        settings it names, and fetch or copy the files that they name."""
+        for block, value in zip(block_fn.inputs, inputs, strict=False):
+            if isinstance(block, gr.Chatbot) and not _is_text(value):
+                raise _stranger()
+        return await super().preprocess_data(block_fn, inputs, *args, **options)
+
     async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
         """Without the lines below fields that say already what they shall: each costs as much as a new one.
 
@@ -85,7 +95,28 @@ def _taken_apart(inputs: list[Any]) -> list[Any]:
         (text,) = inputs
         values = json.loads(text)
     except (TypeError, ValueError, RecursionError) as error:
-        raise gr.Error("not gathered by this page", print_exception=False) from error
+        raise _stranger() from error
     if not isinstance(values, list):
-        raise gr.Error("not gathered by this page", print_exception=False)
+        raise _stranger()
     return values
+
+
+def _is_text(talk: Any) -> bool:
+    """Whether a conversation, as a browser sends it, holds nothing but text."""
+    if talk is None:
+        return True
+    return isinstance(talk, list) and all(isinstance(turn, dict) and _parts(turn.get("content")) for turn in talk)
+
+
+def _parts(content: Any) -> bool:
+    if isinstance(content, list):
+        return all(isinstance(part, str) or _is_text_part(part) for part in content)
+    return isinstance(content, str) or _is_text_part(content)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.keys() <= {"type", "text"} and isinstance(part.get("text"), str)
+
+
+def _stranger() -> gr.Error:
+    return gr.Error("not sent by this page", print_exception=False)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from engine.errors import UserError
 from engine.options.serve import Serve
@@ -20,6 +21,7 @@ from engine.runs.queue import keep
 from engine.words import words
 from webui.access.allowed import allow, allowed_by
 from webui.access.door import role_of
+from webui.access.seal import Seal
 from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
@@ -55,11 +57,12 @@ def serve(job: Serve) -> int:
     _refuse_taken_port(job.host, job.port)
     _reach_localhost_without_proxy()
     page = build_page(job.lang, needs_door(job))
+    guard = door(job, page.fns) if needs_door(job) else ()
     page.launch(
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
-        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": door(job, page.fns)} if needs_door(job) else None,
+        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()

@@ -5,9 +5,11 @@ It is ASGI middleware, so nothing of gradio is reached before it: no page, no ev
 
 from __future__ import annotations
 
+import hmac
 import html
 import json
 import math
+import re
 from collections.abc import Awaitable, Callable, Collection
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -22,13 +24,21 @@ from engine.words import nearest_language, words
 from webui.access.attempts import Attempts
 from webui.access.sessions import LASTS_S, Sessions
 
-COOKIE = "lathe-session"
+COOKIE, KNOWN = "lathe-session", "lathe-known"
+KNOWN_S = 365 * 24 * 3600
 ROLE, NAME = b"x-lathe-role", b"x-lathe-name"
 """Headers that only the door writes; what a client sends under these names is taken away."""
 STARTS = "/gradio_api/startup-events"
 """Gradio asks its own server for it when it starts, and nothing follows from it."""
 EVENTS = ("/gradio_api/run/predict", "/gradio_api/queue/join")
 """Where the page's browser part sets events off, each with its number as ``fn_index``."""
+READ = re.compile(
+    r"/(gradio_api/)?(config|info|theme\.css|app_id|user|token|heartbeat/[^/]+|queue/data|startup-events)?/?"
+    r"|/(assets|static|svelte)/.*|/(favicon\.ico|manifest\.json|robots\.txt|pwa_icon.*)"
+    r"|/gradio_api/file=(?!https?:).*",
+    re.IGNORECASE | re.DOTALL,
+)
+"""What a viewer's browser asks for. Gradio's other GET routes write files, ask other hosts, or show how it is used."""
 LONGEST_FORM, LONGEST_EVENT = 10_000, 10_000_000
 """Bytes."""
 Scope = dict[str, Any]
@@ -55,8 +65,8 @@ class Door:
             await send({"type": "websocket.close", "code": 1008})
             return
         request = Request(scope, receive)
-        path, method = request.url.path.removeprefix(scope.get("root_path", "")), request.method
-        token = _token(request)
+        path, method = scope["path"].removeprefix(scope.get("root_path", "")), request.method
+        token = _cookie(request, COOKIE)
         account = self._sessions.account(token)
         if path == STARTS and method == "GET" and request.client and request.client.host in ("127.0.0.1", "::1"):
             await self._app(scope, receive, send)
@@ -78,34 +88,40 @@ class Door:
     async def _sign_in(self, request: Request) -> Response:
         form = parse_qs((await _body(request, LONGEST_FORM) or b"").decode("utf-8", "replace"))
         name, password = (form.get(field, [""])[0] for field in ("name", "password"))
-        address = request.client.host if request.client else ""
-        wait_s = self._attempts.wait_s(address)
+        account = self._accounts.get(name)
+        is_known = account is not None and hmac.compare_digest(
+            (_cookie(request, KNOWN) or "").encode(), _mark(account).encode()
+        )
+        who = f"{KNOWN} {name}" if is_known else request.client.host if request.client else ""
+        wait_s = self._attempts.wait_s(who, is_known)
         if wait_s:
             response = self._page(request, "wait", 429, seconds=math.ceil(wait_s))
             response.headers["retry-after"] = str(math.ceil(wait_s))
             return response
-        self._attempts.failed(address)  # before it is looked at, so that many at once are no way around
+        self._attempts.failed(who, is_known)  # before it is looked at, so that many at once are no way around
         account = await run_in_threadpool(signed_in, self._accounts, name, password)
         if account is None:
             return self._page(request, "wrong", 401)
-        self._attempts.succeeded(address)
+        self._attempts.succeeded(who, is_known)
         token = await run_in_threadpool(self._sessions.begin, account)
         response = RedirectResponse(".", 303)
-        is_secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-        response.set_cookie(COOKIE, token, max_age=LASTS_S, httponly=True, samesite="lax", secure=is_secure)
+        is_secure = "https" in (request.scope["scheme"], request.headers.get("x-forwarded-proto"))
+        for cookie, value, lasts_s in ((COOKIE, token, LASTS_S), (KNOWN, _mark(account), KNOWN_S)):
+            response.set_cookie(cookie, value, max_age=lasts_s, httponly=True, samesite="lax", secure=is_secure)
         return response
 
     async def _let_view(self, request: Request, path: str, account: Account, send: Send) -> None:
-        """Reading is free; of what changes something, only the events on the list."""
+        """The page may be read; of what changes something, only the events on the list."""
         scope = _told(request.scope, account)
-        if request.method in ("GET", "HEAD"):
+        if request.method in ("GET", "HEAD") and READ.fullmatch(path):
             await self._app(scope, request.receive, send)
             return
-        event = _event(await _body(request, LONGEST_EVENT)) if path in EVENTS else None
-        if event is None or event.get("fn_index") not in self._for_viewers:
+        is_event = request.method == "POST" and path in EVENTS
+        event = _event(await _body(request, LONGEST_EVENT)) if is_event else None
+        if event is None or event[0] not in self._for_viewers:
             await self._word(request, "owners_only", 403)(request.scope, request.receive, send)
             return
-        text = json.dumps(event).encode()  # what was looked at is what is read on
+        text = event[1]
         headers = [(key, value) for key, value in scope["headers"] if key != b"content-length"]
         scope["headers"] = [*headers, (b"content-length", str(len(text)).encode())]
         is_told = False
@@ -157,12 +173,17 @@ def name_of_visitor(request: Any) -> str:
     return unquote(request.headers.get(NAME.decode()) or "")
 
 
-def _token(request: Request) -> str | None:
+def _cookie(request: Request, name: str) -> str | None:
     try:
-        found = SimpleCookie(request.headers.get("cookie", "")).get(COOKIE)
+        found = SimpleCookie(request.headers.get("cookie", "")).get(name)
     except CookieError:
         return None
     return found.value if found else None
+
+
+def _mark(account: Account) -> str:
+    """What a browser keeps in which this account has signed in: it opens nothing, and ends with the password."""
+    return hmac.new(account.seal.encode(), b"a browser that is known", "sha256").hexdigest()
 
 
 def _told(scope: Scope, account: Account) -> Scope:
@@ -182,13 +203,17 @@ async def _body(request: Request, most: int) -> bytes | None:
     return parts
 
 
-def _event(body: bytes | None) -> dict[str, Any] | None:
+def _event(body: bytes | None) -> tuple[int, bytes] | None:
+    """The number of the event that a body sets off, and the body as it was understood: what was looked at is handed on,
+    whatever another reader would make of what came."""
     try:
         found = json.loads(body or b"")
+        written = json.dumps(found).encode()
     except (ValueError, RecursionError):
         return None
-    number = found.get("fn_index") if isinstance(found, dict) else None
-    return found if isinstance(number, int) and not isinstance(number, bool) else None
+    if not isinstance(found, dict) or type(found.get("fn_index")) is not int:
+        return None
+    return found["fn_index"], written
 
 
 CSP = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
