@@ -18,6 +18,7 @@ from engine.runs.folder import Folder
 from engine.runs.record import append_line
 from engine.runs.sides import BASE, side_name
 from engine.words import words
+from webui.access.turns import ANSWERS
 from webui.chat_room import READY_IN_S
 from webui.chat_sides import asked_of, base_alone, refuse_strangers, side_choices, stop_answer
 from webui.form import Form, refusal
@@ -59,7 +60,9 @@ class ChatPrompts:
         )  # fmt: skip
         self._stop.click(stop_answer, [language, answer_id], self._notice, **QUICK)
 
-    def _on_ask(self, language: str, text: str, sides: list[str], *raw: Any) -> Iterator[list[Any]]:
+    def _on_ask(
+        self, request: gr.Request, language: str, text: str, sides: list[str], *raw: Any
+    ) -> Iterator[list[Any]]:
         """Stream the table as it fills; what is answered before a failure or a stop stays in it."""
         prompts = list(dict.fromkeys(line.strip() for line in text.splitlines() if line.strip()))
         answers: dict[tuple[str, str], str] = {}
@@ -70,12 +73,13 @@ class ChatPrompts:
             folder = _ready()
             refuse_strangers(sides, language)
             file = folder.path / FILE.format(moment=time.strftime("%Y-%m-%d-%H-%M-%S"))
-            for side, prompt, answer, is_stopped in self._answered(folder, prompts, sides, answer_id, raw):
-                answers[prompt, side] = answer
-                append_line(file, {"prompt": prompt, "side": side, "answer": answer, "is_cut_off": is_stopped})
-                done = {"done": len(answers), "total": len(prompts) * len(sides), "side": _name(side, language)}
-                said = words("page.chat.stopped" if is_stopped else "chat.asked", language, **done)
-                yield [_table(prompts, sides, answers, language), _fine(said), gr.skip(), gr.skip()]
+            with ANSWERS.taken(request):
+                for side, prompt, answer, is_stopped in self._answered(folder, prompts, sides, answer_id, raw):
+                    answers[prompt, side] = answer
+                    append_line(file, {"prompt": prompt, "side": side, "answer": answer, "is_cut_off": is_stopped})
+                    done = {"done": len(answers), "total": len(prompts) * len(sides), "side": _name(side, language)}
+                    said = words("page.chat.stopped" if is_stopped else "chat.asked", language, **done)
+                    yield [_table(prompts, sides, answers, language), _fine(said), gr.skip(), gr.skip()]
             said = _fine(f"{said} {words('chat.answers_written', language, path=file)}") if answers else ""
         except UserError as error:
             said = refusal(error, language)

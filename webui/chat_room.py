@@ -15,6 +15,7 @@ from engine.options.generation import Generation
 from engine.runs import chat
 from engine.runs.talks import Answer, Talk, check_name, forget_talk, is_silent, new_name, read_talk, write_talk
 from engine.words import words
+from webui.access.turns import ANSWERS
 from webui.curve_view import TAKE
 from webui.form import Form, notice, refusal
 from webui.frame import FREE, QUICK, Frame
@@ -91,7 +92,7 @@ class ChatRoom:
         load(_on_return, [self._frame.language, self._memory], [self._talk, self._notice], **FREE)
 
     def _on_question(
-        self, language: str, is_asked: bool, talk: list[dict], memory: dict[str, str], *raw: Any
+        self, request: gr.Request, language: str, is_asked: bool, talk: list[dict], memory: dict[str, str], *raw: Any
     ) -> Iterator[list[Any]]:
         """Stream the answer to the last question; what has arrived stays, however the answer ends."""
         if not is_asked:
@@ -99,8 +100,9 @@ class ChatRoom:
             return
         free = [False, gr.update(interactive=True), gr.update(interactive=True)]
         try:
-            for last in self._answered(language, spoken(talk), memory["name"], raw):
-                yield [*last, True, gr.skip(), gr.skip()]
+            with ANSWERS.taken(request):
+                for last in self._answered(language, spoken(talk), memory["name"], raw):
+                    yield [*last, True, gr.skip(), gr.skip()]
             yield [gr.skip(), gr.skip(), *free]
         except UserError as error:
             yield [gr.skip(), refusal(error, language), *free]

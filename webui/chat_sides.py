@@ -22,6 +22,7 @@ from engine.runs.read import read_job
 from engine.runs.sides import BASE, base_of, side_name
 from engine.runs.votes import Round, cast
 from engine.words import words
+from webui.access.turns import ANSWERS
 from webui.chat_room import READY_IN_S
 from webui.form import Form, notice, refusal
 from webui.frame import FREE, QUICK, Frame
@@ -100,7 +101,7 @@ class ChatSides:
             )  # fmt: skip
 
     def _on_question(
-        self, language: str, question: str, left: str, right: str, is_blind: bool, *raw: Any
+        self, request: gr.Request, language: str, question: str, left: str, right: str, is_blind: bool, *raw: Any
     ) -> Iterator[dict[Any, Any]]:
         """Stream one answer after the other, with the same seed; then let it be said which is better."""
         question = question.strip()
@@ -119,7 +120,8 @@ class ChatSides:
         }  # fmt: skip
         free = {self._question: gr.update(interactive=True), self._send: gr.update(interactive=True)}
         try:
-            yield from self._answered(language, question, (sides[0], sides[1]), is_blind, answer_id, raw)
+            with ANSWERS.taken(request):
+                yield from self._answered(language, question, (sides[0], sides[1]), is_blind, answer_id, raw)
             yield free
         except UserError as error:
             yield {**free, self._question: gr.update(value=question, interactive=True),

@@ -20,9 +20,12 @@ from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
 from webui.access.allowed import allow, allowed_by
+from webui.access.banner import Banner
 from webui.access.door import role_of
 from webui.access.seal import Seal
-from webui.access.start import door, needs_door
+from webui.access.sharing import Sharing
+from webui.access.start import needs_door, sharing_of
+from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
@@ -56,42 +59,50 @@ def serve(job: Serve) -> int:
     allow(allowed_by(job, needs_door(job)))
     _refuse_taken_port(job.host, job.port)
     _reach_localhost_without_proxy()
-    page = build_page(job.lang, needs_door(job))
-    guard = door(job, page.fns) if needs_door(job) else ()
+    sharing = sharing_of(job)
+    page = build_page(job.lang, sharing)
+    guard = sharing.middleware(page.fns) if sharing else ()
     page.launch(
-        server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
+        server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()
-    address = f"http://{job.host}:{job.port}"
-    print(words("page.served", job.lang, address=address), flush=True)
-    if job.share and page.share_url:
-        print(words("page.served", job.lang, address=page.share_url), flush=True)
-    elif job.share:
-        print(words("access.no_tunnel", job.lang, address=address, port=job.port), flush=True)
+    print(words("page.served", job.lang, address=f"http://{job.host}:{job.port}"), flush=True)
     try:
+        if sharing:
+            sharing.begin(job.host, job.port, has_tunnel=job.share)
+            _tell_of_tunnel(sharing, job)
         page.block_thread()
     finally:
+        close_tunnels()
         page.close()
     return 0
 
 
-def build_page(language: str = "en", has_door: bool = False) -> Page:
+def _tell_of_tunnel(sharing: Sharing, job: Serve) -> None:
+    for address in sharing.addresses[1:]:
+        print(words("page.served", job.lang, address=address), flush=True)
+    if sharing.fault:
+        print(sharing.fault.text(job.lang), flush=True)
+
+
+def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
     """The whole page.
 
     Args:
         language: until a browser says which it reads.
-        has_door: visitors have signed in, and can sign out.
+        sharing: where others can reach the page: visitors have signed in, and can sign out.
     """
     texts = Texts(language)
     with Page(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
-        top = TopBar(texts, has_door)
+        banner = Banner(sharing) if sharing else None
+        top = TopBar(texts, sharing is not None)
         tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State(Seen())
         with gr.Tabs(elem_id="tabs", selected=FIRST_TAB, overflow_behavior="wrap") as tabs:
             frame = Frame(texts, top, tabs, tab)
@@ -111,8 +122,9 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
                 # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
                 opened.select(lambda name=name: name, None, tab, **FREE)
         top.connect()
-        if has_door:
+        if banner:
             top.tells_who(page.load)
+            banner.connect(page.load, top.language)
         made["data"].leads_to(made["train"])
         made["runs"].opens(made["chat"], made["export"])
         made["export"].opens(made["chat"], made["gguf"])

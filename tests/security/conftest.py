@@ -17,6 +17,8 @@ import pytest
 from engine.catalog.accounts import Account, hashed
 from tests.browser.conftest import PROJECT, chromium, free_port, wait_for
 from tests.security.attack import ACCOUNTS, SECRETS, Target, numbers_of
+from webui.access.sessions import Sessions
+from webui.access.sharing import Sharing
 from webui.page import build_page
 
 __all__ = ("chromium",)
@@ -25,7 +27,7 @@ __all__ = ("chromium",)
 @pytest.fixture(scope="session")
 def page():
     """The same page as the served one, to be asked for its events and routes."""
-    return build_page(has_door=True)
+    return build_page(sharing=Sharing({}, Sessions(Path("nowhere"), {}), "en"))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+from pathlib import Path
 
 import pytest
 from gradio.routes import App
@@ -21,6 +22,7 @@ from tests.security.attack import routes_of
 from webui.access.attempts import LIMITS, Attempts
 from webui.access.door import COOKIE, EVENTS, Door
 from webui.access.sessions import Sessions
+from webui.access.sharing import Sharing
 from webui.access.start import needs_door
 from webui.access.viewers import EVENTS as FOR_VIEWERS
 from webui.access.viewers import allowed, name_of
@@ -34,7 +36,7 @@ PASSWORDS = {"ada": "right and long", "bob": "only looking"}
 
 @pytest.fixture(scope="module")
 def page():
-    return build_page(has_door=True)
+    return build_page(sharing=Sharing({}, Sessions(Path("nowhere"), {}), "en"))
 
 
 @pytest.fixture

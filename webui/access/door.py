@@ -47,15 +47,21 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class Door:
-    """Args: for_viewers: numbers of the events that viewers may set off; language: where a browser names none."""
+    """ASGI middleware.
+
+    Args:
+        for_viewers: numbers of the events that viewers may set off.
+        language: where a browser names none.
+        is_over: whether the page has stopped being shared, so that only this machine is answered.
+    """
 
     def __init__(
         self, app: Any, accounts: dict[str, Account], sessions: Sessions, for_viewers: Collection[int],
-        language: str = "en", attempts: Attempts | None = None,
+        language: str = "en", attempts: Attempts | None = None, is_over: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._app, self._accounts, self._sessions = app, accounts, sessions
         self._for_viewers, self._language = for_viewers, language
-        self._attempts = attempts or Attempts()
+        self._attempts, self._is_over = attempts or Attempts(), is_over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -66,9 +72,12 @@ class Door:
             return
         request = Request(scope, receive)
         path, method = scope["path"].removeprefix(scope.get("root_path", "")), request.method
-        token = _cookie(request, COOKIE)
+        token = cookie_of(request, COOKIE)
         account = self._sessions.account(token)
-        if path == STARTS and method == "GET" and request.client and request.client.host in ("127.0.0.1", "::1"):
+        is_here = request.client is not None and request.client.host in ("127.0.0.1", "::1")
+        if self._is_over() and not is_here:
+            await self._word(request, "over", 403)(scope, receive, send)
+        elif path == STARTS and method == "GET" and is_here:
             await self._app(scope, receive, send)
         elif path == "/login" and method == "POST":
             await (await self._sign_in(request))(scope, receive, send)
@@ -90,7 +99,7 @@ class Door:
         name, password = (form.get(field, [""])[0] for field in ("name", "password"))
         account = self._accounts.get(name)
         is_known = account is not None and hmac.compare_digest(
-            (_cookie(request, KNOWN) or "").encode(), _mark(account).encode()
+            (cookie_of(request, KNOWN) or "").encode(), _mark(account).encode()
         )
         who = f"{KNOWN} {name}" if is_known else request.client.host if request.client else ""
         wait_s = self._attempts.wait_s(who, is_known)
@@ -173,7 +182,7 @@ def name_of_visitor(request: Any) -> str:
     return unquote(request.headers.get(NAME.decode()) or "")
 
 
-def _cookie(request: Request, name: str) -> str | None:
+def cookie_of(request: Request, name: str) -> str | None:
     try:
         found = SimpleCookie(request.headers.get("cookie", "")).get(name)
     except CookieError:

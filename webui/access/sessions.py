@@ -46,6 +46,13 @@ class Sessions:
             self._kept.pop(_hash(token), None)
             self._write()
 
+    def end_all_but(self, token: str | None) -> None:
+        """End every session, but for one."""
+        with self._lock:
+            kept = _hash(token) if token else None
+            self._kept = {key: each for key, each in self._kept.items() if key == kept}
+            self._write()
+
     def _read(self) -> dict[str, dict[str, Any]]:
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))

@@ -1,21 +1,16 @@
-"""Whether the page needs a door, and the door that it gets when it is served."""
+"""Whether others can reach the page that a command asks for, and who they may be."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from starlette.middleware import Middleware
 
 from engine.catalog.accounts import account_for_one_start, read_accounts
 from engine.options.serve import Serve
 from engine.runs.folder import SAVES
 from engine.words import words
-from webui.access.door import Door
 from webui.access.sessions import Sessions
-from webui.access.viewers import allowed
+from webui.access.sharing import Sharing
 
 SESSIONS = SAVES / ".access" / "sessions.json"
 
@@ -25,20 +20,21 @@ def needs_door(job: Serve) -> bool:
     return job.share or bool(job.auth_file) or not _is_loopback(job.host)
 
 
-def door(job: Serve, events: Mapping[int, Any]) -> list[Middleware]:
-    """The door for ``launch``. Without a file of accounts it makes a password and prints it, once.
+def sharing_of(job: Serve) -> Sharing | None:
+    """How the page is shared; None: it is not. Without a file of accounts it makes a password and prints it, once.
 
     Raises:
         UserError: the file of accounts cannot be used.
     """
+    if not needs_door(job):
+        return None
     if job.auth_file:
         accounts = read_accounts(Path(job.auth_file).expanduser())
     else:
         account, password = account_for_one_start()
         accounts = {account.name: account}
         print(words("access.made", job.lang, name=account.name, password=password), flush=True)
-    sessions = Sessions(SESSIONS.absolute(), accounts)
-    return [Middleware(Door, accounts=accounts, sessions=sessions, for_viewers=allowed(events), language=job.lang)]
+    return Sharing(accounts, Sessions(SESSIONS.absolute(), accounts), job.lang)
 
 
 def _is_loopback(host: str) -> bool:
