@@ -102,9 +102,24 @@ def test_an_owner_and_a_viewer(chromium, served, shop):
     for page in (bob, ada):
         page.reload()
         page.locator("#start").wait_for()
+    here = words("access.here", names="ada (owner), bob (viewer)")
+    expect(ada.locator("#sharing")).to_contain_text(here, timeout=60_000)
+    expect(bob.locator("#sharing")).to_contain_text(words("access.shared", "ko"))
+    assert "ada" not in bob.locator("#sharing").inner_text()
+    for width in (390, 1440):
+        ada.set_viewport_size({"width": width, "height": 900})
+        assert ada.evaluate("document.documentElement.scrollWidth") <= width
+    ada.locator("#sharing [data-act=ask]").click()
+    expect(ada.locator("#sharing [role=alert]")).to_have_text(words("access.stop_question"))
+    ada.locator("#sharing [data-act=keep]").click()
+    expect(ada.locator("#sharing")).to_contain_text("ada (owner)")
+    ada.locator("#sharing [data-act=ask]").click()
+    ada.locator("#sharing [data-act=stop]").click()
+    expect(ada.locator("#sharing")).to_contain_text(words("access.stopped"))
+    assert bob.request.get(f"{address}config").status == 401, "everybody else is out"
+    assert ada.request.get(f"{address}config").status == 200
     ada.locator("#who button").click()
     expect(ada.locator("form")).to_contain_text(words("access.title"))
     assert ada.request.get(f"{address}config").status == 401
-    expect(bob.locator("#who")).to_contain_text("bob")
     for context in visitors.values():
         context.close()
