@@ -19,7 +19,7 @@ from engine.options.serve import Serve
 from engine.runs.delete import finish_deletions
 from engine.runs.queue import keep
 from engine.words import words
-from webui.access.allowed import allow, allowed_by
+from webui.access.allowed import allow, allowed_by, secret_files
 from webui.access.banner import Banner
 from webui.access.door import role_of
 from webui.access.seal import Seal
@@ -43,6 +43,8 @@ from webui.topbar import TopBar
 
 TICK_S = 1.5
 QUEUE_S = 10.0
+HOUR_S, DAY_S = 3600, 86400
+"""What was uploaded or made to be downloaded is looked at every hour, and goes after a day."""
 TABS = ("data", "train", "runs", "eval", "chat", "export", "gguf")
 FIRST_TAB = "train"
 LARGEST_UPLOAD = "2gb"
@@ -67,6 +69,7 @@ def serve(job: Serve) -> int:
         css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
+        allowed_paths=[], blocked_paths=[str(path) for path in secret_files(job)],
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
     threading.Thread(target=_mind_the_queue, daemon=True).start()
@@ -97,7 +100,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         sharing: where others can reach the page: visitors have signed in, and can sign out.
     """
     texts = Texts(language)
-    with Page(title="Lathe", analytics_enabled=False, fill_width=True) as page:
+    with Page(title="Lathe", analytics_enabled=False, fill_width=True, delete_cache=(HOUR_S, DAY_S)) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late

@@ -32,7 +32,7 @@ ODD = re.compile(r"[\x00-\x1f\x7f]|://")
 
 @dataclass(frozen=True)
 class Allowed:
-    """Args: roots: folders with all below them, links resolved; secrets: files among them that nobody is shown;
+    """Args: roots: folders with all below them, links resolved; secrets: files and folders among them that nobody is shown;
     remote_code: whether a model may bring code of its own."""
 
     roots: tuple[Path, ...]
@@ -65,8 +65,13 @@ def allowed_by(job: Serve, has_door: bool) -> Allowed:
     home = [] if has_door else [_home()]
     links = [here / name for name in STANDARD if (here / name).is_dir()]
     roots = dict.fromkeys(each.resolve() for each in (here, *links, *home, *named) if each is not None)
-    secrets = (Path(job.auth_file).expanduser().resolve(),) if job.auth_file else ()
-    return Allowed(tuple(roots), secrets, job.trust_remote_code)
+    return Allowed(tuple(roots), secret_files(job), job.trust_remote_code)
+
+
+def secret_files(job: Serve) -> tuple[Path, ...]:
+    """The accounts, and the folder of who has signed in."""
+    accounts = [Path(job.auth_file).expanduser().resolve()] if job.auth_file else []
+    return (*accounts, (SAVES / ".access").resolve())
 
 
 def trusts_remote_code() -> bool:
@@ -94,7 +99,7 @@ def allowed_path(text: str | None, is_written: bool = False) -> Path:
     if not roots and not any(real.is_relative_to(run.path.resolve()) for run in all_folders()):
         raise UserError("access.path_outside", path=shown, folders=", ".join(map(str, allowed.roots)))
     is_hidden = roots and all(_is_hidden(real.relative_to(root)) for root in roots)
-    if is_hidden or real in allowed.secrets:
+    if is_hidden or any(real.is_relative_to(secret) for secret in allowed.secrets):
         raise UserError("access.path_hidden", path=shown)
     if is_written and _is_program(real):
         raise UserError("access.path_program", path=shown)
