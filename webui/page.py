@@ -23,7 +23,7 @@ from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
-from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
+from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language, glossary
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -32,7 +32,7 @@ from webui.tab_export import ExportTab
 from webui.tab_gguf import GgufTab
 from webui.tab_runs import RunsTab
 from webui.tab_train import TrainTab
-from webui.theme import CSS, HEAD, theme
+from webui.theme import CSS, head, theme
 from webui.topbar import TopBar
 
 TICK_S = 1.5
@@ -54,7 +54,7 @@ def serve(job: Serve) -> int:
     page = build_page(job.lang, needs_door(job))
     page.launch(
         server_name=job.host, server_port=job.port, share=job.share, inbrowser=job.inbrowser, theme=theme(),
-        css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
+        css_paths=[CSS], head=head(), footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": door(job, page.fns)} if needs_door(job) else None,
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
@@ -85,6 +85,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
+        texts.make(gr.HTML, {"value": glossary}, elem_id="glossary", js_on_load=None)
         top = TopBar(texts, has_door)
         tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State(Seen())
         with gr.Tabs(elem_id="tabs", selected=FIRST_TAB, overflow_behavior="wrap") as tabs:
