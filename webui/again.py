@@ -25,7 +25,7 @@ from webui.access.allowed import allowed_values
 from webui.controls import NOTHING
 from webui.form import notice, refusal, warnings_notice
 from webui.frame import FREE, Frame, Panel
-from webui.language import escaped, marked
+from webui.language import escaped, help_of, marked
 
 FIRST = "learning_rate"
 """What is varied most often."""
@@ -193,7 +193,7 @@ def _notes(name: str | None, present: TrainJob | None, language: str) -> list[An
         how = words("page.again.how_choices", language, choices=", ".join(f"`{as_text(each)}`" for each in choices))
     now = as_text(present.values().get(name)) if present else ""
     return [
-        gr.update(info=words(f"options.{name}.help", language)),
+        gr.update(info=help_of(name, language)),
         gr.update(info=how, placeholder=now),
     ]
 

@@ -10,21 +10,21 @@ from pydantic.fields import FieldInfo
 from engine.options.base import allows_none, choices_of, limits_of, plain_type
 from engine.options.option import about
 from engine.words import has_words, words
-from webui.language import Texts
+from webui.language import Texts, named
 
 NOTHING = ""
 """A drop-down's value for None, which Gradio keeps for itself."""
 
 
 def control(name: str, field: FieldInfo, texts: Texts, prefix: str = "", **properties: Any) -> Any:
-    """The control of one option, with its label, help, limits, choices and default.
+    """The control of one option, with its label, help, name, limits, choices and default.
 
     Args:
         name: the option's name; also the control's id on the page.
         prefix: put before the id where an option stands on several tabs.
         **properties: of the Gradio component, over those that follow from the declaration.
     """
-    shows: dict[str, Any] = {"label": f"options.{name}.label", "info": f"options.{name}.help"}
+    shows: dict[str, Any] = {"label": f"options.{name}.label", "info": named(f"options.{name}.help", name)}
     given = {"value": to_control(field, field.default), "elem_id": prefix + name, "min_width": 150, **properties}
     kind = plain_type(field)
     if kind is bool and not allows_none(field):

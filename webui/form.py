@@ -18,7 +18,7 @@ from engine.words import has_words, words
 from webui.access.allowed import allowed_values
 from webui.controls import control, from_control, to_control
 from webui.frame import QUICK
-from webui.language import Texts, escaped, marked
+from webui.language import Texts, escaped, in_red, marked
 
 FURTHER = "further_options"
 """Stands for the box with options that have no control, where a problem is told."""
@@ -90,10 +90,12 @@ class Form:
         for problem in problems:
             if problem.option:
                 texts[problem.option] = f"{texts.get(problem.option, '⚠')} {problem.text(language).strip()}"
-        return [  # the line below a field is Markdown; page.css shows bold there, and the field above it, in red
-            gr.update(info=f"**{texts[name]}**" if name in texts else self._texts.of(each, language)["info"])
-            for name, each in zip([*self.controls, FURTHER], self.inputs, strict=False)
-        ]
+        updates = []
+        for name, each in zip([*self.controls, FURTHER], self.inputs, strict=False):
+            option = name if name in self.controls else ""
+            help_line = self._texts.of(each, language)["info"]
+            updates.append(gr.update(info=in_red(texts[name], option) if name in texts else help_line))
+        return updates
 
     def filled(self, values: dict[str, Any]) -> list[Any]:
         """One update an input, which gives the options that are named here their values."""

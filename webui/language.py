@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from engine.words import LANGUAGES, has_words, nearest_language, words
+from webui.glossary import ANCHOR, as_markdown, meaning, pieces, terms
 
 Says = str | Callable[[str], Any]
 """What a property shows: the key of a text, or a function of the language."""
@@ -29,7 +30,7 @@ class Texts:
 
     def make(self, component: type, shows: dict[str, Says], **properties: Any) -> Any:
         """Create a component whose properties in ``shows`` are words, and keep it up to date."""
-        made = component(**{name: _say(says, self.language) for name, says in shows.items()}, **properties)
+        made = component(**_said(shows, self.language), **properties)
         self._shown[made] = shows
         return made
 
@@ -43,7 +44,7 @@ class Texts:
 
     def of(self, component: Any, language: str) -> dict[str, Any]:
         """The properties of one component that are words, in a language."""
-        return {name: _say(says, language) for name, says in self._shown[component].items()}
+        return _said(self._shown[component], language)
 
 
 def language_choices() -> list[tuple[str, str]]:
@@ -79,5 +80,40 @@ def marked(text: Any) -> str:
     return re.sub(r"`([^`<]+)`", r"<code>\1</code>", escaped(text))
 
 
-def _say(says: Says, language: str) -> Any:
-    return says(language) if callable(says) else words(says, language)
+def explained(text: str, language: str) -> str:
+    """A text as HTML, in which the field's words are links to what they mean."""
+    return "".join(
+        escaped(piece) if term is None else f'<a href="#{ANCHOR}{term}">{escaped(piece)}</a>'
+        for piece, term in pieces(text, language)
+    )
+
+
+def glossary(language: str) -> str:
+    """What all those words mean, for the marks to point to; nothing of it is seen here."""
+    return "".join(f'<p id="{ANCHOR}{term}">{escaped(meaning(term, language))}</p>' for term in terms(language))
+
+
+def help_of(option: str, language: str) -> str:
+    """What stands below an option's control."""
+    return as_markdown(named(f"options.{option}.help", option)(language), language)
+
+
+def in_red(text: str, option: str = "") -> str:
+    """A problem, as it stands there instead: bold in Markdown, which page.css shows red, and the field above it too."""
+    return f"**{text}** {flag(option)}" if option else f"**{text}**"
+
+
+def named(key: str, option: str) -> Callable[[str], str]:
+    """A help line that ends with the option's name on the command line."""
+    return lambda language: f"{words(key, language)} {flag(option)}"
+
+
+def flag(option: str) -> str:
+    return f"`--{option}`"
+
+
+def _said(shows: dict[str, Says], language: str) -> dict[str, Any]:
+    said = {name: says(language) if callable(says) else words(says, language) for name, says in shows.items()}
+    if "info" in said:
+        said["info"] = as_markdown(said["info"], language)
+    return said

@@ -29,7 +29,7 @@ from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
-from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
+from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language, glossary
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -38,7 +38,7 @@ from webui.tab_export import ExportTab
 from webui.tab_gguf import GgufTab
 from webui.tab_runs import RunsTab
 from webui.tab_train import TrainTab
-from webui.theme import CSS, HEAD, theme
+from webui.theme import CSS, head, theme
 from webui.topbar import TopBar
 
 TICK_S = 1.5
@@ -66,7 +66,7 @@ def serve(job: Serve) -> int:
     guard = sharing.middleware(page.fns) if sharing else ()
     page.launch(
         server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
-        css_paths=[CSS], head=HEAD, footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
+        css_paths=[CSS], head=head(), footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
         max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
         allowed_paths=[], blocked_paths=[str(path) for path in secret_files(job)],
@@ -104,6 +104,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
+        texts.make(gr.HTML, {"value": glossary}, elem_id="glossary", js_on_load=None)
         banner = Banner(sharing) if sharing else None
         top = TopBar(texts, sharing is not None)
         tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State(Seen())

@@ -19,7 +19,7 @@ from webui.chat_room import ChatRoom
 from webui.chat_sides import ChatSides
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
-from webui.language import escaped
+from webui.language import escaped, help_of, in_red, named
 from webui.ollama_look import model_names
 from webui.topbar import checkpoint_choices
 
@@ -64,7 +64,7 @@ class ChatTab:
             for name in PLAIN:
                 own = {"elem_classes": "wide"} if name in WIDE else {}
                 if name == "ollama":  # a box that offers what the server has
-                    shows = {"label": "options.ollama.label", "info": "options.ollama.help"}
+                    shows = {"label": "options.ollama.label", "info": named("options.ollama.help", "ollama")}
                     self.form.controls[name] = make(
                         gr.Dropdown,
                         shows,
@@ -145,8 +145,8 @@ class ChatTab:
 def _look_at_tools(language: str, text: str) -> dict[str, Any]:
     """Say beside the field what is wrong with it."""
     problem = tools_problem(text) if text.strip() else None
-    said = words("options.tools.help", language)
-    return gr.update(info=f"**⚠ {problem.text(language)}**" if problem else said)
+    wrong = in_red(f"⚠ {problem.text(language)}", "tools") if problem else ""
+    return gr.update(info=wrong or help_of("tools", language))
 
 
 def _watched(language: str) -> list[Any]:

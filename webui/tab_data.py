@@ -16,7 +16,7 @@ from webui.data_register import DataRegister
 from webui.data_rows import DataRows
 from webui.dataset_rows import dataset_names
 from webui.frame import FREE, QUICK, Frame
-from webui.language import escaped
+from webui.language import explained, named
 
 VIEWS = ("browse", "check", "lengths")
 
@@ -34,8 +34,10 @@ class DataTab:
                 with gr.Column(elem_classes="section"):
                     make(gr.HTML, {"value": lambda language: _heading("choose", language)}, js_on_load=None)
                     self.dataset = make(
-                        gr.Dropdown, {"label": "page.data.dataset", "info": "page.data.dataset_help"}, choices=names,
-                        value=names[0] if names else None, allow_custom_value=True, elem_id="data-dataset",
+                        gr.Dropdown,
+                        {"label": "page.data.dataset", "info": named("page.data.dataset_help", "dataset")},
+                        choices=names, value=names[0] if names else None, allow_custom_value=True,
+                        elem_id="data-dataset",
                     )  # fmt: skip
                     self.folder = control("dataset_dir", folder, frame.texts, "data-")
                 with gr.Column(elem_classes="section"):
@@ -103,4 +105,4 @@ def _to_train(folder: str, name: str | None) -> list[Any]:
 
 
 def _heading(name: str, language: str) -> str:
-    return f"<h3>{escaped(words(f'page.data.{name}', language))}</h3>"
+    return f"<h3>{explained(words(f'page.data.{name}', language), language)}</h3>"

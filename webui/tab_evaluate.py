@@ -16,7 +16,7 @@ from webui.dataset_rows import dataset_names
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import QUICK, Frame
 from webui.job_view import JobView, facts_table
-from webui.language import escaped
+from webui.language import escaped, explained, named
 from webui.predictions_view import PredictionsView, score_label
 from webui.queue import queued_notice
 
@@ -56,7 +56,7 @@ class EvaluateTab:
         make(gr.HTML, {"value": _intro}, js_on_load=None)
         with gr.Row(elem_classes="fields"):
             self._dataset = make(
-                gr.Dropdown, {"label": "page.eval.dataset", "info": "page.eval.dataset_help"},
+                gr.Dropdown, {"label": "page.eval.dataset", "info": named("page.eval.dataset_help", "dataset")},
                 choices=dataset_names("data"), value=[], multiselect=True, allow_custom_value=True,
                 elem_id="eval-dataset", elem_classes="wide",
             )  # fmt: skip
@@ -119,4 +119,4 @@ def _number(value: float) -> str:
 
 
 def _intro(language: str) -> str:
-    return f'<p class="intro">{escaped(words("page.eval.intro", language))}</p>'
+    return f'<p class="intro">{explained(words("page.eval.intro", language), language)}</p>'

@@ -14,7 +14,7 @@ from webui import live
 from webui.form import Form, notice
 from webui.frame import FREE, Frame
 from webui.job_view import JobView, facts_table
-from webui.language import escaped
+from webui.language import escaped, explained
 
 PLAIN = ("export_dir", "export_dtype", "export_size")
 UPLOAD = ("export_hub_model_id", "export_private_repo")
@@ -79,4 +79,4 @@ def _summary(progress: Progress, language: str) -> str:
 
 
 def _intro(language: str) -> str:
-    return f'<p class="intro">{escaped(words("page.export.intro", language))}</p>'
+    return f'<p class="intro">{explained(words("page.export.intro", language), language)}</p>'

@@ -19,7 +19,7 @@ from webui.controls import named_choices
 from webui.form import Form, notice
 from webui.frame import QUICK, Frame
 from webui.job_view import JobView, facts_table
-from webui.language import escaped
+from webui.language import escaped, explained, named
 from webui.ollama import OllamaView
 from webui.topbar import checkpoint_choices, local_models
 
@@ -35,7 +35,8 @@ class GgufTab:
                 frame.texts.make(gr.HTML, {"value": _intro}, js_on_load=None)
                 with gr.Row(elem_classes="fields"):
                     self.model = frame.texts.make(
-                        gr.Dropdown, {"label": "page.gguf.model", "info": "page.gguf.model_help"},
+                        gr.Dropdown,
+                        {"label": "page.gguf.model", "info": named("page.gguf.model_help", "model_name_or_path")},
                         choices=_folders(default, frame.texts.language), value=default, allow_custom_value=True,
                         elem_id="gguf-model_name_or_path", elem_classes="wide",
                     )  # fmt: skip
@@ -161,4 +162,4 @@ def _modelfile(path: str | None, language: str) -> str:
 def _intro(language: str) -> str:
     missing = importlib.util.find_spec("llama_cpp") is None
     note = notice("warning", escaped(words("page.gguf.llama_missing", language))) if missing else ""
-    return f'<p class="intro">{escaped(words("page.gguf.intro", language))}</p>{note}'
+    return f'<p class="intro">{explained(words("page.gguf.intro", language), language)}</p>{note}'

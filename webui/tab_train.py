@@ -21,7 +21,7 @@ from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
-from webui.language import escaped
+from webui.language import escaped, explained
 from webui.log_view import LogView
 from webui.notify import notify_toggle
 from webui.preflight import Preflight
@@ -34,6 +34,7 @@ SECTIONS = (
 )  # fmt: skip
 ELSEWHERE = {"infer_dtype"}  # no use for training here
 LAST = ("output_dir",)
+WIDE = ("stage", "dataset", "output_dir", "default_system")
 GUIDE = ("model", "data", "start", "use")
 
 
@@ -86,7 +87,7 @@ class TrainTab:
                     own = {"choices": dataset_names("data")} if name in ("dataset", "eval_dataset") else {}
                     if choices and name in choices:
                         own = {"choices": choices[name]}
-                    wide = {"elem_classes": "wide"} if name in ("dataset", "output_dir", "default_system") else {}
+                    wide = {"elem_classes": "wide"} if name in WIDE else {}
                     self.form.add(name, **own, **wide)
             if "dataset" in names:
                 self._rows = DatasetRows(self._frame, self.form.controls["dataset_dir"], self.form.controls["dataset"])
@@ -231,4 +232,4 @@ def _guide(language: str) -> str:
 
 
 def _heading(group: str, language: str) -> str:
-    return f"<h3>{escaped(words(f'groups.{group}.label', language))}</h3>"
+    return f"<h3>{explained(words(f'groups.{group}.label', language), language)}</h3>"

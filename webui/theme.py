@@ -1,4 +1,4 @@
-"""How the page looks: system fonts, one accent colour, and the style sheet beside this file."""
+"""How the page looks: system fonts, one accent colour, and the style sheet and script beside this file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import gradio as gr
 
 CSS = Path(__file__).with_name("page.css")
 
-HEAD = '<meta name="color-scheme" content="light dark">'
+GLOSSARY = Path(__file__).with_name("glossary.js")
 
 FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif"]
 FONT_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans Mono", "monospace"]
+
+
+def head() -> str:
+    return f'<meta name="color-scheme" content="light dark"><script>{GLOSSARY.read_text("utf-8")}</script>'
 
 
 def theme() -> gr.themes.Base:

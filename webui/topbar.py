@@ -14,7 +14,7 @@ from engine.runs.sides import base_of
 from engine.words import words
 from webui.access.door import name_of_visitor, role_of
 from webui.controls import NOTHING, control
-from webui.language import Texts, escaped, language_choices
+from webui.language import Texts, escaped, language_choices, named
 from webui.live import runs_of
 
 
@@ -45,7 +45,8 @@ class TopBar:
             )  # fmt: skip
             template = texts.make(
                 gr.Dropdown,
-                {"label": "options.template.label", "info": "options.template.help", "choices": template_choices},
+                {"label": "options.template.label", "info": named("options.template.help", "template"),
+                 "choices": template_choices},
                 value=NOTHING, elem_id="template", min_width=150,
             )  # fmt: skip
         self.controls: dict[str, Any] = {

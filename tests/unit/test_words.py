@@ -24,6 +24,7 @@ NAMES = {
     "Adam", "AdamW", "API", "CPU", "DoRA", "EOS", "Face", "FlashAttention", "GB", "GGUF", "GPU", "Hugging", "ID",
     "JSON", "kB", "Lathe", "LoRA", "MB", "ModelScope", "NEFTune", "Ollama", "SDPA", "URL", "YAML", "bf16", "bfloat16",
     "f16", "float16", "float32", "fp16", "fp32", "h", "k", "min", "p", "s", "top", "Top-k", "Top-p",
+    "cpp", "KTO", "llama", "PPO", "top-p",
     "Adam-mini", "APOLLO", "BAdam", "BNPO", "DAPO", "DPO", "Dr", "FP4", "GaLore", "GRPO", "Hinge", "IPO", "Llama",
     "LLaMA", "Muon", "NF4", "OFT", "ORPO", "PiSSA", "Pro", "ROUGE-1", "ROUGE-2", "ROUGE-L",
     "Sigmoid", "SimPO", "SwanLab", "YaRN",

@@ -32,8 +32,11 @@ ODD = re.compile(r"[\x00-\x1f\x7f]|://")
 
 @dataclass(frozen=True)
 class Allowed:
-    """Args: roots: folders with all below them, links resolved; secrets: files and folders among them that nobody is shown;
-    remote_code: whether a model may bring code of its own."""
+    """Args:
+    roots: folders with all below them, links resolved.
+    secrets: files and folders among them that nobody is shown.
+    remote_code: whether a model may bring code of its own.
+    """
 
     roots: tuple[Path, ...]
     secrets: tuple[Path, ...] = ()
