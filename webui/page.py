@@ -23,7 +23,7 @@ from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
-from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
+from webui.language import SET_DOCUMENT_LANGUAGE, Texts, escaped, first_language
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -101,6 +101,9 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
             }
             for name in TABS:
                 with texts.make(gr.Tab, {"label": f"page.tabs.{name}"}, id=name, elem_id=f"tab-{name}") as opened:
+                    texts.make(
+                        gr.HTML, {"value": partial(_heading, name)}, elem_classes="out-of-sight", js_on_load=None
+                    )
                     made[name] = makers[name]()
                 # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
                 opened.select(lambda name=name: name, None, tab, **FREE)
@@ -121,6 +124,11 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
         _spare_the_browser(page)
         page.gather()
     return page
+
+
+def _heading(tab: str, language: str) -> str:
+    """A tab's name, for who goes through the page by its headings."""
+    return f"<h2>{escaped(words(f'page.tabs.{tab}', language))}</h2>"
 
 
 def _spare_the_browser(page: gr.Blocks) -> None:

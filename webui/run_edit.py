@@ -57,6 +57,9 @@ element.addEventListener('click', (event) => {
   for (const each of element.querySelectorAll('[data-act]')) each.disabled = true;
   trigger('select', {act: button.dataset.act, run: button.dataset.of});
 });
+element.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') element.querySelector('[data-act=keep]:not(:disabled)')?.click();
+});
 new MutationObserver(() => element.querySelector('[data-act=keep]:not(:disabled)')?.focus())
   .observe(element, {childList: true, subtree: true});
 """
