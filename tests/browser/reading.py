@@ -17,7 +17,8 @@ CUT_OFF = """
   function* ancestors(each) { for (let at = each; at && at !== document.body; at = at.parentElement) yield at; }
   const named = (each, why) => {
     const place = [...ancestors(each)].find((above) => above.id && !/\\d/.test(above.id));
-    return `#${place?.id} ${each.tagName.toLowerCase()} "${(each.value ?? each.textContent).trim().slice(0, 60)}": ${why}`;
+    const text = (each.value ?? each.textContent).trim().slice(0, 60);
+    return `#${place?.id} ${each.tagName.toLowerCase()} "${text}": ${why}`;
   };
   const boxes = (node, from = 0, to = node.length) => {
     const range = document.createRange();
@@ -83,7 +84,7 @@ def faults(page: Page, rules: str | None = None) -> list[str]:
     options = {"resultTypes": ["violations"], **({"runOnly": [rules]} if rules else {})}
     found = Axe().run(page, options=options).response["violations"]
     return [
-        f"{each['id']} {node['target'][0]}: {node['html'][:160]} {[one['message'] for one in node['any'] + node['all']]}"
+        f"{each['id']} {node['target'][0]}: {node['html'][:160]} {node['failureSummary']}"
         for each in found
         if each["impact"] in ("serious", "critical")
         for node in each["nodes"]

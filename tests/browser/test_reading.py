@@ -112,3 +112,90 @@ def test_nothing_is_cut_off_in_any_language(visit, furnished, width):
         for tab in each_tab(page):
             found += [f"{code} {tab} {width}: {each}" for each in page.evaluate(CUT_OFF)]
     assert not found, "\n".join(found)
+
+
+CONTRAST = """
+([selector, property, pseudo]) => [...document.querySelectorAll(selector)].map((each) => {
+  const pen = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d');
+  const light = (...colours) => {
+    for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1); }
+    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((part) => part / 255)
+      .map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const grounds = [];
+  for (let at = pseudo ? each : each.parentElement; at; at = at.parentElement)
+    grounds.unshift(getComputedStyle(at).backgroundColor);
+  const [dark, bright] = [light(...grounds), light(...grounds, getComputedStyle(each, pseudo)[property])]
+    .sort((a, b) => a - b);
+  return (bright + 0.05) / (dark + 0.05);
+})
+"""
+"""By the formula of WCAG 2.2, of a colour against what lies behind the element."""
+SEEN = [
+    ("runs", "#runs-filter input", "borderTopColor", None, 3), ("runs", "#runs-kinds .wrap", "borderTopColor", None, 3),
+    ("runs", "#run-edit input", "borderTopColor", None, 3), ("runs", "#appearance select", "borderTopColor", None, 3),
+    ("runs", "#run-curve-log input", "borderTopColor", None, 3), ("runs", "#run-curve path.raw", "stroke", None, 3),
+    ("runs", "#run-curve path.smooth", "stroke", None, 3), ("runs", "#run-curve path.evaluated", "stroke", None, 3),
+    ("runs", "#runs-filter input", "color", "::placeholder", 4.5), ("runs", "#tab-runs-button", "color", None, 4.5),
+    ("train", "#learning_rate input", "borderTopColor", None, 3),
+    ("train", "#lora_alpha input", "color", "::placeholder", 4.5),
+    ("chat", "#chat-question textarea", "color", "::placeholder", 4.5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_borders_lines_and_hints_can_be_told_from_what_is_behind_them(visit, furnished, scheme):
+    page = visit(color_scheme=scheme)
+    for tab in ("train", "chat", "runs"):
+        open_tab(page, tab)
+        if tab == "runs":
+            page.locator("#runs-table tr:has(.chip.done):has(.tick input) td.name").first.click()
+            expect(page.locator("#run-curve .chart.large")).to_be_visible()
+        for _, selector, *what, least in (each for each in SEEN if each[0] == tab):
+            found = page.evaluate(CONTRAST, [selector, *what])
+            assert found and min(found) >= least, f"{selector} {what}: {found}"
+
+
+def test_light_or_dark_is_chosen_at_once_and_kept(visit):
+    page = visit(color_scheme="dark")
+    body, choice = page.locator("body"), page.locator("#appearance select")
+    is_dark = "document.body.classList.contains('dark')"
+    assert page.evaluate(is_dark), "as the browser prefers"
+    choice.select_option("light")
+    assert not page.evaluate(is_dark), "in the browser alone, so at once"
+    page.reload()
+    page.locator("#start").wait_for()
+    expect(choice).to_have_value("light")
+    expect(body).not_to_have_class("dark")
+    page.emulate_media(color_scheme="light")
+    choice.select_option("dark")
+    assert page.evaluate(is_dark)
+    choice.select_option("auto")
+    assert not page.evaluate(is_dark)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(is_dark)
+
+
+def test_what_the_page_says_to_who_does_not_see_it(visit, furnished):
+    page = visit(locale="ko-KR")
+    expect(page.locator("html")).to_have_attribute("lang", "ko")
+    for tab in ("train", "runs", "chat"):
+        open_tab(page, tab)
+        heading = page.get_by_role("heading", level=2, name=words(f"page.tabs.{tab}", "ko"), exact=True)
+        expect(heading).to_have_count(1)
+    for name in ("train", "runs", "chat"):
+        expect(page.locator(f"#{name}-notice")).to_have_attribute("aria-live", "polite")
+    open_tab(page, "runs")
+    bare_heads = page.locator("#runs-table thead th:not([scope=col])")
+    expect(page.locator("#runs-table thead th")).not_to_have_count(0)
+    expect(bare_heads).to_have_count(0)
+
+    # A question is left by Escape, and the keyboard is where it was.
+    asks = page.locator("#run-edit [data-act=delete]")
+    asks.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alertdialog").locator("[data-act=keep]")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alertdialog")).to_have_count(0)
+    expect(asks).to_be_focused()
