@@ -21,6 +21,6 @@ def cause_notice(folder: Folder, language: str) -> str:
     to_do = f"<p><b>{escaped(words('causes.to_do', language))}:</b> {marked(advice)}</p>" if advice else ""
     end = last_lines(folder)
     summary = escaped(words("causes.log_end", language))
-    log = f"<details><summary>{summary}</summary><pre>{escaped(end)}</pre></details>" if end else ""
+    log = f'<details><summary>{summary}</summary><pre tabindex="0">{escaped(end)}</pre></details>' if end else ""
     said = f'<p class="cause-kind"><b>{label}</b></p><p>{marked(cause.sentence(language))}</p>'
     return f'<div class="notice error cause" role="alert" data-cause="{cause.kind}">{said}{to_do}{log}</div>'

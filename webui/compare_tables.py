@@ -10,6 +10,9 @@ from engine.runs.overlay import style_of
 from engine.words import has_words, words
 from webui.language import escaped
 
+LONG = 120
+"""So many characters of an option fit into their cell at any width."""
+
 
 def legend(runs: Sequence[Run]) -> str:
     """Which line is which run, for all charts together."""
@@ -76,7 +79,8 @@ def _named(each: Difference, language: str) -> str:
 def _value(value: str | None) -> str:
     if value is None or value == NO_VALUE:
         return f'<td class="none">{"?" if value is None else NO_VALUE}</td>'
-    return f"<td><div>{escaped(value)}</div></td>"
+    reach = ' tabindex="0"' if len(value) > LONG else ""  # what may have to be scrolled
+    return f"<td><div{reach}>{escaped(value)}</div></td>"
 
 
 def _table(inner: str, kind: str = "outcomes") -> str:

@@ -167,7 +167,7 @@ def _reading(progress: Progress, language: str) -> str:
     if progress.is_read:
         return ""
     said = words("page.reading", language, share=f"{100 * progress.share_read:.0f}")
-    return f'<p class="reading" role="status">{escaped(said)}</p>'
+    return f'<p class="reading">{escaped(said)}</p>'
 
 
 def _file(folder: Folder | None, ending: str, language: str) -> list[Any]:

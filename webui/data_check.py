@@ -25,7 +25,7 @@ from webui.data_report import ON_REPORT_CLICK, has_clean_copy, read_report, repo
 from webui.data_rows import DataRows
 from webui.data_seen import SETTINGS, settings_job
 from webui.dataset_rows import dataset_names
-from webui.form import notice, refusal
+from webui.form import SPEAKS, notice, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked
 
@@ -67,7 +67,7 @@ class DataCheck:
     def build_bar(self) -> None:
         make = self._frame.texts.make
         with gr.Column(elem_classes="action-bar"):
-            self._notice = gr.HTML(elem_id="data-notice", js_on_load=None)
+            self._notice = gr.HTML(elem_id="data-notice", js_on_load=SPEAKS)
             with gr.Row(elem_classes="buttons"):
                 self.train = make(
                     gr.Button, {"value": "page.data.train"}, variant="primary", elem_id="data-train", min_width=120

@@ -11,7 +11,7 @@ import gradio as gr
 from engine.catalog.lengths import Bar, Lengths
 from engine.words import words
 from webui.curve import number, ticks
-from webui.form import notice
+from webui.form import SPEAKS, notice
 from webui.frame import QUICK, Frame
 from webui.language import escaped
 
@@ -49,7 +49,7 @@ class DataLengths:
                     gr.Button, {"value": "page.lengths.use"}, variant="primary", size="sm", elem_id="data-use-cutoff"
                 )
         self._longest = gr.State(None)
-        self.notice = gr.HTML(elem_id="data-lengths-notice", js_on_load=None)
+        self.notice = gr.HTML(elem_id="data-lengths-notice", js_on_load=SPEAKS)
         self.picture = gr.HTML(elem_id="data-lengths", js_on_load=None)
         frame.notices.append(self.notice)
 

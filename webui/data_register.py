@@ -19,7 +19,7 @@ from engine.words import words
 from webui.access.allowed import allowed_path
 from webui.data_columns import ColumnControls, format_of, mapped_entry, roles_in
 from webui.dataset_rows import dataset_names, row_conversation
-from webui.form import notice
+from webui.form import SPEAKS, notice
 from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped, marked
 
@@ -35,7 +35,7 @@ class DataRegister:
         self._upload = make(gr.File, {"label": "page.data.upload"}, elem_id="data-upload", height=150)
         self._path = gr.State(None)
         self._done = gr.State(None)
-        self._notice = gr.HTML(elem_id="data-upload-notice", js_on_load=None)
+        self._notice = gr.HTML(elem_id="data-upload-notice", js_on_load=SPEAKS)
         with gr.Column(visible=False, elem_id="data-file", elem_classes="data-file") as self._details:
             self._preview = gr.HTML(elem_id="data-preview", js_on_load=None)
             with make(

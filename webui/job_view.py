@@ -14,7 +14,7 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
-from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 
@@ -49,7 +49,7 @@ class JobView:
     def build_bar(self, start_text: str) -> None:
         make = self._frame.texts.make
         with gr.Column(elem_classes="action-bar"):
-            self._notice = gr.HTML(elem_id=f"{self._kind}-notice", js_on_load=None)
+            self._notice = gr.HTML(elem_id=f"{self._kind}-notice", js_on_load=SPEAKS)
             with gr.Row(elem_classes="buttons"):
                 self._start = make(
                     gr.Button, {"value": start_text}, variant="primary", elem_id=f"{self._kind}-start", min_width=120

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -139,7 +140,13 @@ def card(folder: Folder | None, progress: Progress | None, language: str, empty:
 def named(folder: Folder) -> str:
     """How a run is called, as HTML: its title, if it has one, with its name in small letters."""
     title = read_notes(folder).title
-    return f"{escaped(title)} <small>{escaped(folder.name)}</small>" if title else escaped(folder.name)
+    name = breakable(folder.name)
+    return f"{escaped(title)} <small>{name}</small>" if title else name
+
+
+def breakable(path: str) -> str:
+    """A path or a name as HTML whose lines end behind a sign in it rather than within a word."""
+    return re.sub(r"([/_\-])(?=[^/_\-])", r"\1<wbr>", escaped(path))
 
 
 def log(folder: Folder | None, language: str) -> str:
@@ -147,7 +154,7 @@ def log(folder: Folder | None, language: str) -> str:
     text = read_log(folder, LOG_BYTES).strip() if folder else ""
     shown = escaped(text or words("page.log.empty", language))
     label = escaped(words("page.log.label", language))
-    return f'<div class="log" tabindex="0" role="log" aria-label="{label}"><div>{shown}</div></div>'
+    return f'<div class="log" tabindex="0" role="log" aria-live="off" aria-label="{label}"><div>{shown}</div></div>'
 
 
 def size(size_bytes: float | None) -> str:

@@ -119,7 +119,8 @@ def log_panel(folder: Folder | None, sought: str, kept: dict[str, Any], language
 def _box(inner: str, is_kept: bool, language: str, begin: int | None = None) -> str:
     label, place = escaped(words("page.log.label", language)), "" if begin is None else f' data-begin="{begin}"'
     kept = " kept" if is_kept else ""
-    return f'<div class="log{kept}" tabindex="0" role="log" aria-label="{label}"{place}><div>{inner}</div></div>'
+    about = f'tabindex="0" role="log" aria-live="off" aria-label="{label}"{place}'
+    return f'<div class="log{kept}" {about}><div>{inner}</div></div>'
 
 
 def _counted(found: Found, language: str) -> str:

@@ -16,7 +16,7 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
-from webui.form import Form, notice, problems_in, refusal
+from webui.form import SPEAKS, Form, notice, problems_in, refusal
 from webui.frame import FREE, PRIVATE, QUICK, Frame, Panel
 from webui.job_view import JobView
 from webui.language import escaped, marked
@@ -45,7 +45,7 @@ class OllamaView:
                 self._create = self._button("ollama.create", "create", variant="primary")
                 self._stop = self._button("page.buttons.stop", "stop")
                 self._to_chat = self._button("page.buttons.open_in_chat", "open-chat")
-            self._notice = gr.HTML(elem_id="ollama-notice", js_on_load=None)
+            self._notice = gr.HTML(elem_id="ollama-notice", js_on_load=SPEAKS)
             self._card = gr.HTML(elem_id="ollama-run", js_on_load=None)
             with gr.Row(elem_classes="fields"):
                 self._model = make(

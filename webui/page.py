@@ -29,7 +29,7 @@ from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
-from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language, glossary
+from webui.language import SET_DOCUMENT_LANGUAGE, Texts, escaped, first_language, glossary
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -122,6 +122,9 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
             }
             for name in TABS:
                 with texts.make(gr.Tab, {"label": f"page.tabs.{name}"}, id=name, elem_id=f"tab-{name}") as opened:
+                    texts.make(
+                        gr.HTML, {"value": partial(_heading, name)}, elem_classes="out-of-sight", js_on_load=None
+                    )
                     made[name] = makers[name]()
                 # In gradio 6.31 a state's change is noticed in the browser only when a queued event has changed it.
                 opened.select(lambda name=name: name, None, tab, **FREE)
@@ -143,6 +146,11 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         _spare_the_browser(page)
         page.gather()
     return page
+
+
+def _heading(tab: str, language: str) -> str:
+    """A tab's name, for who goes through the page by its headings."""
+    return f"<h2>{escaped(words(f'page.tabs.{tab}', language))}</h2>"
 
 
 def _spare_the_browser(page: gr.Blocks) -> None:

@@ -17,7 +17,8 @@ from webui.language import escaped
 
 PAGE = 20
 SHOWN = 4000
-"""So many characters of a text are sent to the browser."""
+LONG = 200
+"""So many characters of a text are sent to the browser; so many fit into their cell at any width."""
 FIRST = {"column": "row", "is_reversed": False, "page": 0}
 ON_CLICK = """
 element.addEventListener('click', (event) => {
@@ -168,7 +169,8 @@ def _verdict(line: Line) -> str:
 
 def _text(text: str, behind: str = "", verdict: str = "") -> str:
     shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} …"
-    return f'<td class="text {verdict}"><div tabindex="0">{escaped(shown)}{behind}</div></td>'
+    reach = ' tabindex="0"' if len(shown) > LONG else ""  # what may have to be scrolled
+    return f'<td class="text {verdict}"><div{reach}>{escaped(shown)}{behind}</div></td>'
 
 
 def _number(value: float | None) -> str:

@@ -26,7 +26,7 @@ from engine.runs.preflight_words import (
 from engine.runs.start import start
 from engine.words import words
 from webui import live
-from webui.form import Form, notice, problems_in, refusal
+from webui.form import SPEAKS, Form, notice, problems_in, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked, phase_words, sentence
 
@@ -53,7 +53,7 @@ class Preflight:
             self._smoke = make(
                 gr.Button, {"value": "page.preflight.smoke"}, size="sm", elem_id="preflight-smoke"
             )  # fmt: skip
-        self._notice = gr.HTML(elem_id="preflight-notice", js_on_load=None)
+        self._notice = gr.HTML(elem_id="preflight-notice", js_on_load=SPEAKS)
         frame.notices.append(self._notice)
 
     def connect(self) -> None:

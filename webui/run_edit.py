@@ -50,14 +50,22 @@ new MutationObserver(() => {
 """
 """What is saved is drawn anew; whoever writes in the other box meanwhile must not notice."""
 ON_ANSWER = """
+let asker = null;
 element.addEventListener('click', (event) => {
   const button = event.target.closest('[data-act]');
   if (!button || button.disabled) return;
   for (const each of element.querySelectorAll('[data-act]')) each.disabled = true;
+  if (asker?.isConnected) asker.focus();
   trigger('select', {act: button.dataset.act, run: button.dataset.of});
 });
-new MutationObserver(() => element.querySelector('[data-act=keep]:not(:disabled)')?.focus())
-  .observe(element, {childList: true, subtree: true});
+element.addEventListener('keydown', (event) => {
+  if (event.key === 'Escape') element.querySelector('[data-act=keep]:not(:disabled)')?.click();
+});
+new MutationObserver(() => {
+  const keep = element.querySelector('[data-act=keep]:not(:disabled)');
+  if (keep && !element.contains(document.activeElement)) asker = document.activeElement;
+  keep?.focus();
+}).observe(element, {childList: true, subtree: true});
 """
 
 

@@ -158,7 +158,7 @@ def _row(row: Listed, chosen: Folder | None, is_ticked: bool, language: str) -> 
         "name": f'<button type="button" aria-pressed="{str(is_chosen).lower()}">{live.named(row.folder)}</button>',
         "status": f'<span class="chip {row.status}">{escaped(words(f"page.status.{row.status}", language))}</span>',
         "kind": escaped(words(f"page.kinds.{row.kind}", language)),
-        "model": escaped(row.model or "–"),
+        "model": live.breakable(row.model or "–"),
         "method": escaped(row.method or "–"),
         "datasets": escaped(", ".join(row.datasets) or "–"),
         "progress": _progress(row),

@@ -17,7 +17,7 @@ from webui import live
 from webui.chat_prompts import ChatPrompts
 from webui.chat_room import ChatRoom
 from webui.chat_sides import ChatSides
-from webui.form import Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SPEAKS, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, help_of, in_red, named
 from webui.ollama_look import model_names
@@ -49,7 +49,7 @@ class ChatTab:
                         gr.Button, {"value": "page.buttons.unload"}, elem_id="chat-unload", min_width=90,
                         interactive=False,
                     )  # fmt: skip
-                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=None, render=False)
+                self._notice = gr.HTML(elem_id="chat-notice", js_on_load=SPEAKS, render=False)
                 self._compares = make(gr.Checkbox, {"label": "sides.label"}, elem_id="chat-compares", container=False)
                 with gr.Column(elem_id="chat-single", elem_classes="chat-room") as self._single:
                     self.room = ChatRoom(frame, self.form, self._notice, memory)

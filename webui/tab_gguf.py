@@ -110,13 +110,15 @@ def _summary(progress: Progress, language: str) -> str:
 def _parity_table(files: list[dict[str, Any]], language: str) -> str:
     """What each type says against the source model, one a row."""
     columns = ("type", "size", "greedy", "top_k", "perplexity", "divergence", "result")
-    head = "".join(f"<th>{escaped(words(f'page.gguf.column_{name}', language))}</th>" for name in columns)
+    labels = [escaped(words(f"page.gguf.column_{name}", language)) for name in columns]
+    head = "".join(f'<th scope="col">{label}</th>' for label in labels)
     body = "".join(
         "<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in _parity_row(each, language)) + "</tr>"
         for each in files
     )
     note = escaped(words("page.gguf.parity_help", language))
-    return f'<div class="scroller parity"><table><tr>{head}</tr>{body}</table></div><p class="intro">{note}</p>'
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class="scroller parity" tabindex="0">{table}</div><p class="intro">{note}</p>'
 
 
 def _parity_row(file: dict[str, Any], language: str) -> list[str]:
@@ -156,7 +158,7 @@ def _modelfile(path: str | None, language: str) -> str:
     if not text:
         return ""
     heading = escaped(words("page.gguf.modelfile", language, path=path))
-    return f'<h4>{heading}</h4><pre class="file">{escaped(text)}</pre>'
+    return f'<h3 class="file-name">{heading}</h3><pre class="file" tabindex="0">{escaped(text)}</pre>'
 
 
 def _intro(language: str) -> str:

@@ -20,7 +20,7 @@ from webui.checkpoints_view import CheckpointsView, export_updates
 from webui.clone import Clone
 from webui.compare import CompareView
 from webui.curve_view import CurveView
-from webui.form import notice, refusal
+from webui.form import SPEAKS, notice, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.ladder import ladder_table
 from webui.language import escaped
@@ -62,7 +62,7 @@ class RunsTab:
             self._again = Again(frame, train.form.controls)
         with gr.Column(elem_classes="action-bar"):
             self._edit.ask_here()
-            self._notice = gr.HTML(elem_id="runs-notice", js_on_load=None)
+            self._notice = gr.HTML(elem_id="runs-notice", js_on_load=SPEAKS)
             with gr.Row(elem_classes="buttons"):
                 self._chat, self._export, self._stop = (
                     frame.texts.make(

@@ -19,7 +19,7 @@ from engine.words import words
 from webui import live
 from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
-from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, explained
 from webui.log_view import LogView
@@ -104,7 +104,7 @@ class TrainTab:
     def _build_bar(self) -> None:
         make = self._texts.make
         with gr.Column(elem_classes="action-bar", elem_id="train-bar"):
-            self.notice = gr.HTML(elem_id="train-notice", js_on_load=None)
+            self.notice = gr.HTML(elem_id="train-notice", js_on_load=SPEAKS)
             self._command = make(
                 gr.Code, {"label": "page.train.command"}, language="shell", interactive=False, visible=False,
                 elem_id="train-command", buttons=["copy", "download"], max_lines=16, wrap_lines=True,

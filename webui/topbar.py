@@ -13,9 +13,19 @@ from engine.options.jobs import TrainJob
 from engine.runs.sides import base_of
 from engine.words import words
 from webui.access.door import name_of_visitor, role_of
+from webui.appearance import appearance_choice
 from webui.controls import NOTHING, control
 from webui.language import Texts, escaped, language_choices, named
 from webui.live import runs_of
+
+SKIP = """
+element.addEventListener('click', (event) => {
+  if (!event.target.closest('.skip')) return;
+  const seen = [...document.querySelectorAll('.action-bar button:not(:disabled), #chat-question textarea')];
+  seen.find((each) => each.offsetParent || each.getClientRects().length)?.focus();
+});
+"""
+"""The first stop of the keyboard leads past the form to what the open tab is for."""
 
 
 class TopBar:
@@ -23,8 +33,9 @@ class TopBar:
 
     def __init__(self, texts: Texts, has_door: bool = False) -> None:
         with gr.Row(elem_classes="masthead"):
-            texts.make(gr.HTML, {"value": _brand}, elem_classes="brand-block", js_on_load=None)
+            texts.make(gr.HTML, {"value": _brand}, elem_classes="brand-block", js_on_load=SKIP)
             self.who = gr.HTML(elem_id="who", visible=has_door, js_on_load=None)
+            appearance_choice(texts)
             self.language = texts.make(
                 gr.Dropdown, {"label": "page.top.language"}, choices=language_choices(), value=texts.language,
                 elem_id="language", filterable=False, min_width=140,
@@ -131,7 +142,8 @@ def template_choices(language: str) -> list[tuple[str, str]]:
 
 
 def _brand(language: str) -> str:
-    return f'<div class="brand"><h1>Lathe</h1><p>{words("page.tagline", language)}</p></div>'
+    skip = f'<button type="button" class="skip">{escaped(words("look.skip", language))}</button>'
+    return f'{skip}<div class="brand"><h1>Lathe</h1><p>{escaped(words("page.tagline", language))}</p></div>'
 
 
 def _who(language: str, request: gr.Request) -> str:
