@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from engine.catalog.accounts import OWNER, Account, signed_in
-from engine.words import nearest_language, words
+from engine.words import words
 from webui.access.attempts import Attempts
 from webui.access.sessions import LASTS_S, Sessions
+from webui.visit import language_of
 
 COOKIE = "lathe-session"
 ROLE, NAME = b"x-lathe-role", b"x-lathe-name"
@@ -144,7 +145,7 @@ class Door:
         return HTMLResponse(text, status, headers)
 
     def _language_of(self, request: Request) -> str:
-        return nearest_language(request.headers.get("accept-language"), self._language)
+        return language_of(request, self._language)
 
 
 def role_of(request: Any) -> str:
