@@ -1,5 +1,8 @@
-// Says in the page's language what gradio's own browser part says in English: PHRASES holds each in every language.
+// Says in the page's language what gradio's own browser part says in English. TABLE holds each phrase in every language.
 (() => {
+  const PHRASES = /* TABLE */ [];
+  const root = document.documentElement; // its data-language is the language of the page
+  root.lang = root.dataset.language;
   Object.defineProperty(navigator, "language", { get: () => "en" }); // gradio chooses its own words by this
   const patterns = PHRASES.map((phrase) => {
     const parts = phrase.en.split(/\{(\w+)\}/);
@@ -26,7 +29,7 @@
     const known = said.get(owner)?.[place];
     const found = known?.text === text ? known : find(text);
     if (!found) return;
-    const wanted = found.phrase[document.documentElement.lang] ?? found.phrase.en;
+    const wanted = found.phrase[root.dataset.language];
     const filled = wanted.replace(/\{(\w+)\}/g, (_, name) => found.facts[name]);
     said.set(owner, { ...said.get(owner), [place]: { ...found, text: filled } });
     if (filled !== text) write(filled);
@@ -56,16 +59,19 @@
   }
 
   new MutationObserver((changes) => {
-    for (const { type, target, addedNodes } of changes) {
-      if (target === document.documentElement && type === "attributes") look(document.body);
-      else if (type === "attributes") label(target);
+    for (const { type, target, addedNodes, attributeName } of changes) {
+      if (attributeName === "data-language") look(document.body);
+      if (target === root && type === "attributes") {
+        if (root.lang !== root.dataset.language) root.lang = root.dataset.language; // gradio writes "en" there
+      } else if (type === "attributes") label(target);
       else if (type === "characterData") target.parentElement?.closest(SPOKEN) && speak(target.parentElement);
       else for (const node of addedNodes) {
         if (node.nodeType === Node.ELEMENT_NODE) look(node);
         else if (node.nodeType === Node.TEXT_NODE && target.closest?.(SPOKEN)) speak(target);
       }
     }
-  }).observe(document.documentElement, {
-    subtree: true, childList: true, characterData: true, attributes: true, attributeFilter: ["lang", ...ATTRIBUTES],
+  }).observe(root, {
+    subtree: true, childList: true, characterData: true, attributes: true,
+    attributeFilter: ["lang", "data-language", ...ATTRIBUTES],
   });
 })();

@@ -210,10 +210,10 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     def switch(chosen: str) -> list[Any]:
         return [*[""] * len(notices), *texts.updates(chosen)]
 
-    def run_of_address(request: gr.Request) -> str | None:
+    def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")
 
-    page.load(run_of_address, None, shown, **QUICK)
+    page.load(greet, None, shown, **QUICK)
     language.input(switch, language, [*notices, *texts.components], **QUICK)
     language.input(None, language, None, js=KEEP)
 

@@ -16,7 +16,7 @@ from engine.words import LANGUAGES, all_words, nearest_language, words
 
 COOKIE = "lathe-language"
 KEEP = f"""(language) => {{
-    document.documentElement.lang = language;
+    document.documentElement.dataset.language = language;
     document.cookie = `{COOKIE}=${{language}}; max-age=31536000; samesite=lax`;
     return language;
 }}"""
@@ -78,7 +78,7 @@ class InItsLanguage:
 
 
 def _speaking(body: bytes, language: str) -> bytes:
-    script = f"<head><script>document.documentElement.lang = {json.dumps(language)};\n{_script()}</script>"
+    script = f"<head><script>document.documentElement.dataset.language = '{language}';\n{_script()}</script>"
     return body.replace(MARK, script.encode(), 1)
 
 
@@ -86,5 +86,5 @@ def _speaking(body: bytes, language: str) -> bytes:
 def _script() -> str:
     names = [key.removeprefix("gradio.") for key in all_words("en") if key.startswith("gradio.")]
     phrases = [{each: words(f"gradio.{name}", each) for each in LANGUAGES} for name in names]
-    table = json.dumps(phrases, ensure_ascii=False).replace("<", "\\u003c")
-    return SCRIPT.read_text(encoding="utf-8").replace("PHRASES", f"({table})")
+    table = json.dumps(phrases, ensure_ascii=False)
+    return SCRIPT.read_text(encoding="utf-8").replace("/* TABLE */ []", table)
