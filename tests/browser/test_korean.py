@@ -1,4 +1,4 @@
-"""The whole journey by somebody who reads only Korean: what is pressed is called by its Korean words, as they stand there."""
+"""The whole journey by somebody who reads only Korean: what is pressed is called by its Korean words."""
 
 from __future__ import annotations
 
