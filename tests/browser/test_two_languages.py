@@ -1,4 +1,4 @@
-"""Two visitors in two languages at once: neither sees a word of the other's; and gradio's own words follow the choice."""
+"""Two visitors in two languages at once: neither sees a word of the other's; gradio's words follow the choice."""
 
 from __future__ import annotations
 
