@@ -1,5 +1,6 @@
-"""How many values travel: gathered into one text by the browser, and taken apart before the event's function is called.
+"""The page as gradio serves it: its words in the language of the visit, and many values gathered into one text.
 
+What is gathered by the browser is taken apart before the event's function is called.
 The browser's part of gradio 6.31 keeps a status for every component that ever was an input of an event which the server
 answers, and walks through the whole page for each of them when an event begins, is first answered, and ends. With forms
 of over a hundred fields that is most of a browser's work, ticks included. A gathered event has one input.
@@ -14,13 +15,41 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.events import EventListenerMethod
 
+from webui.language import Texts
+from webui.visit import served
+
 MANY = 4
 """Events with fewer inputs are left as they are."""
 GATHER = "(...values) => JSON.stringify(values)"
 
 
 class Page(gr.Blocks):
-    """Blocks whose events with many inputs are gathered; functions are declared and called as in any other."""
+    """Blocks that are served in the language of the visit, and whose events with many inputs are gathered; functions
+    are declared and called as in any other."""
+
+    def speak(self, texts: Texts, chosen: Any) -> None:
+        """Args: texts: all words of the page; chosen: the drop-down of the language."""
+        self._texts_shown, self._chosen, self._in_language = texts, chosen, {}
+
+    @property
+    def config(self) -> Any:
+        """What a browser is told of the page. Gradio reads it for every visit, and sets it anew as the page grows."""
+        language = served.get()
+        if language is None or language == self._texts_shown.language:
+            return self._config
+        if language not in self._in_language:
+            self._in_language[language] = self._translated(language)
+        return self._in_language[language]
+
+    @config.setter
+    def config(self, config: Any) -> None:
+        self._config, self._in_language = config, {}
+
+    def _translated(self, language: str) -> Any:
+        config = self._texts_shown.translated(self._config, language)
+        (chosen,) = [each for each in config["components"] if each["id"] == self._chosen._id]
+        chosen["props"]["value"] = language
+        return config
 
     def gather(self) -> None:
         """To be called once, inside the page, when all its events are declared.
@@ -28,7 +57,7 @@ class Page(gr.Blocks):
         Each event with many inputs is begun by one that runs in the browser alone and hands the text on. Events that
         are told what set them off stay: what follows another event is not.
         """
-        self._texts: dict[int, int] = {}
+        self._gathered: dict[int, int] = {}
         for event in list(self.fns.values()):
             if event.fn and len(event.inputs) >= MANY and not event.js and not event.collects_event_data:
                 self._gather(event)
@@ -44,18 +73,18 @@ class Page(gr.Blocks):
         )  # fmt: skip
         event.targets, event.trigger_after = [(None, "then")], number
         event.trigger_only_on_success = event.trigger_only_on_failure = False
-        self._texts[event._id] = text._id
+        self._gathered[event._id] = text._id
 
     def get_config_file(self) -> Any:
         config = super().get_config_file()
         for event in config["dependencies"]:
-            if event["id"] in getattr(self, "_texts", ()):
-                event["inputs"] = [self._texts[event["id"]]]
+            if event["id"] in getattr(self, "_gathered", ()):
+                event["inputs"] = [self._gathered[event["id"]]]
         return config
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> dict[str, Any]:
         number = block_fn if isinstance(block_fn, int) else block_fn._id
-        if number in self._texts:
+        if number in self._gathered:
             inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)
 

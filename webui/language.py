@@ -9,13 +9,11 @@ from typing import Any
 
 import gradio as gr
 
-from engine.words import LANGUAGES, has_words, nearest_language, words
+from engine.words import LANGUAGES, has_words, words
 from webui.glossary import ANCHOR, as_markdown, meaning, pieces, terms
 
 Says = str | Callable[[str], Any]
 """What a property shows: the key of a text, or a function of the language."""
-
-SET_DOCUMENT_LANGUAGE = "(language) => { document.documentElement.lang = language; return language; }"
 
 
 class Texts:
@@ -46,15 +44,18 @@ class Texts:
         """The properties of one component that are words, in a language."""
         return _said(self._shown[component], language)
 
+    def translated(self, config: dict[str, Any], language: str) -> dict[str, Any]:
+        """What gradio tells a browser of the page, with the words in a language. The argument is not changed."""
+        said = {component._id: self.of(component, language) for component in self._shown}
+        components = [
+            {**each, "props": {**each["props"], **said[each["id"]]}} if each["id"] in said else each
+            for each in config["components"]
+        ]
+        return {**config, "components": components}
+
 
 def language_choices() -> list[tuple[str, str]]:
     return [(name, code) for code, name in LANGUAGES.items()]
-
-
-def first_language(remembered: dict[str, str] | None, request: gr.Request, default: str) -> str:
-    """The language a browser chose before, else the first it asks for that we speak, else the default."""
-    chosen = (remembered or {}).get("language")
-    return chosen if chosen in LANGUAGES else nearest_language(request.headers.get("accept-language"), default)
 
 
 def sentence(key: str, language: str, facts: dict[str, Any]) -> str:

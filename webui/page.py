@@ -29,7 +29,7 @@ from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
-from webui.language import SET_DOCUMENT_LANGUAGE, Texts, escaped, first_language, glossary
+from webui.language import Texts, escaped, glossary
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -40,6 +40,7 @@ from webui.tab_runs import RunsTab
 from webui.tab_train import TrainTab
 from webui.theme import CSS, head, theme
 from webui.topbar import TopBar
+from webui.visit import KEEP, InItsLanguage
 
 TICK_S = 1.5
 QUEUE_S = 10.0
@@ -64,11 +65,12 @@ def serve(job: Serve) -> int:
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)
     guard = sharing.middleware(page.fns) if sharing else ()
+    stands_before = [Middleware(Seal), *guard, Middleware(InItsLanguage, default=job.lang)]
     page.launch(
         server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=head(), footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
         ssr_mode=False, strict_cors=True, show_error=False, quiet=True, prevent_thread_lock=True,
-        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": [Middleware(Seal), *guard]},
+        max_file_size=LARGEST_UPLOAD, app_kwargs={"middleware": stands_before},
         allowed_paths=[], blocked_paths=[str(path) for path in secret_files(job)],
         _frontend=False,  # gradio 6.31 else gives up when its own page takes over 3 s to answer, as on a busy machine
     )  # fmt: skip
@@ -101,7 +103,6 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
     """
     texts = Texts(language)
     with Page(title="Lathe", analytics_enabled=False, fill_width=True, delete_cache=(HOUR_S, DAY_S)) as page:
-        remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         texts.make(gr.HTML, {"value": glossary}, elem_id="glossary", js_on_load=None)
@@ -142,7 +143,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         made["chat"].room.remembers(page.load)
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
-        _speak(page, frame, remembered, shown)
+        _speak(page, frame, shown)
         _spare_the_browser(page)
         page.gather()
     return page
@@ -229,22 +230,20 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     )  # fmt: skip
 
 
-def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:
-    """The language of each browser: guessed, chosen, remembered; and the run that its address names."""
+def _speak(page: Page, frame: Frame, shown: Any) -> None:
+    """The page is served in the language of the visit; a person may choose another. And the run of its address."""
     texts, language, notices = frame.texts, frame.language, frame.notices
-
-    def greet(memory: dict[str, str] | None, request: gr.Request) -> list[Any]:
-        chosen = first_language(memory, request, texts.language)
-        updates = texts.updates(chosen) if chosen != texts.language else [gr.skip()] * len(texts.components)
-        return [chosen, request.query_params.get("run"), *updates]
+    page.speak(texts, language)
 
     def switch(chosen: str) -> list[Any]:
-        return [{"language": chosen}, *[""] * len(notices), *texts.updates(chosen)]
+        return [*[""] * len(notices), *texts.updates(chosen)]
 
-    page.load(greet, remembered, [language, shown, *texts.components], **QUICK)
-    language.input(switch, language, [remembered, *notices, *texts.components], **QUICK)
-    language.change(None, language, None, js=SET_DOCUMENT_LANGUAGE)
-    page.load(None, language, None, js=SET_DOCUMENT_LANGUAGE)
+    def greet(request: gr.Request) -> str | None:
+        return request.query_params.get("run")
+
+    page.load(greet, None, shown, **QUICK)
+    language.input(switch, language, [*notices, *texts.components], **QUICK)
+    language.input(None, language, None, js=KEEP)
 
 
 def _reach_localhost_without_proxy() -> None:

@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from engine.catalog.accounts import OWNER, Account, signed_in
-from engine.words import nearest_language, words
+from engine.words import words
 from webui.access.attempts import Attempts
 from webui.access.sessions import LASTS_S, Sessions
+from webui.visit import language_of
 
 COOKIE, KNOWN = "lathe-session", "lathe-known"
 KNOWN_S = 365 * 24 * 3600
@@ -169,7 +170,7 @@ class Door:
         return HTMLResponse(text, status, headers)
 
     def _language_of(self, request: Request) -> str:
-        return nearest_language(request.headers.get("accept-language"), self._language)
+        return language_of(request, self._language)
 
 
 def role_of(request: Any) -> str:
