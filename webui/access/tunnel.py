@@ -28,21 +28,21 @@ def open_tunnel(host: str, port: int) -> str:
     except FAULTS as error:
         close_tunnels()  # its program may be running all the same
         key, facts = _reason(error)
-        raise UserError(f"access.tunnel_{key}", **facts, port=port) from error
+        raise UserError(key, **facts, port=port) from error
     is_own = networking.GRADIO_SHARE_SERVER_ADDRESS is not None  # a server of one's own speaks http
     return urlunparse(("http" if is_own else "https", *urlparse(url)[1:]))
 
 
 def _reason(error: Exception) -> tuple[str, dict[str, Any]]:
     if isinstance(error, ShareCertificateWriteError):
-        return "read_only", {"detail": error}
+        return "access.tunnel_read_only", {"detail": error}
     if isinstance(error, ChecksumMismatchError):
-        return "program_differs", {"path": tunneling.BINARY_PATH}
+        return "access.tunnel_program_differs", {"path": tunneling.BINARY_PATH}
     if isinstance(error, OSError | networking.httpx.HTTPError):
-        return "program", {"path": tunneling.BINARY_PATH, "address": tunneling.BINARY_URL, "detail": error}
+        return "access.tunnel_program", {"path": tunneling.BINARY_PATH, "address": tunneling.BINARY_URL, "detail": error}
     if isinstance(error, ValueError):
-        return "refused", {"detail": str(error).splitlines()[-1]}
-    return "no_server", {"detail": error.__cause__ or error}  # which is asked first
+        return "access.tunnel_refused", {"detail": str(error).splitlines()[-1]}
+    return "access.tunnel_no_server", {"detail": error.__cause__ or error}  # which is asked first
 
 
 def close_tunnels() -> None:
