@@ -72,8 +72,7 @@ class Form:
         Raises:
             Refused: the box with further options cannot be read, or holds what does not belong there.
         """
-        fields = self.job_type.model_fields
-        read = {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
+        read = self.held(raw)
         kept = {name: value for name, value in read.items() if self._has_effect(name, read)}
         return kept | (self._read_further(raw[-1] or "") if self._further is not None else {})
 
@@ -91,6 +90,11 @@ class Form:
             gr.update(info=f"**{texts[name]}**" if name in texts else self._texts.of(each, language)["info"])
             for name, each in zip([*self.controls, FURTHER], self.inputs, strict=False)
         ]
+
+    def held(self, raw: Sequence[Any]) -> dict[str, Any]:
+        """Plain values by option, also of those that another option switches off; not validated."""
+        fields = self.job_type.model_fields
+        return {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
 
     def filled(self, values: dict[str, Any]) -> list[Any]:
         """One update an input, which gives the options that are named here their values."""

@@ -84,6 +84,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
     with Page(title="Lathe", analytics_enabled=False, fill_width=True) as page:
         remembered = gr.BrowserState({"language": ""}, storage_key="lathe", secret="lathe")
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
+        guide = gr.BrowserState({"is_away": None}, storage_key="lathe-guide", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         top = TopBar(texts, has_door)
         tab, shown, seen = gr.State(FIRST_TAB), gr.State(None), gr.State(Seen())
@@ -92,7 +93,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
             made: dict[str, Any] = {}
             makers: dict[str, Callable[[], Any]] = {
                 "data": lambda: DataTab(frame),
-                "train": lambda: TrainTab(frame, shown),
+                "train": lambda: TrainTab(frame, shown, guide),
                 "runs": lambda: RunsTab(frame, made["train"], shown),
                 "eval": lambda: EvaluateTab(frame),
                 "chat": lambda: ChatTab(frame, talk),
@@ -108,6 +109,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
         if has_door:
             top.tells_who(page.load)
         made["data"].leads_to(made["train"])
+        made["train"].opens(made["chat"])
         made["runs"].opens(made["chat"], made["export"])
         made["export"].opens(made["chat"], made["gguf"])
         made["gguf"].opens(made["chat"])
