@@ -47,6 +47,9 @@ class Guide:
         """Args: memory: a ``gr.BrowserState`` outside of the tabs: whether this visitor has put the guide away."""
         self._frame, self._memory = frame, memory
         make = frame.texts.make
+        self._open = make(
+            gr.Button, {"value": "guide.open"}, size="sm", elem_id="guide-open", min_width=80, visible=False
+        )  # fmt: skip
         with gr.Column(elem_id="guide", elem_classes="guide", visible=False) as self._box:
             with gr.Row(elem_classes="guide-head"):
                 make(gr.HTML, {"value": _heading}, js_on_load=None)
@@ -64,12 +67,6 @@ class Guide:
                             make(gr.Button, {"value": key}, size="sm", elem_id=f"guide-{name}", min_width=80)
                         )
         self._model, self._data, self.start, self.chat = self._acts
-
-    def open_button(self) -> None:
-        """Build the button that calls the guide back."""
-        self._open = self._frame.texts.make(
-            gr.Button, {"value": "guide.open"}, size="sm", elem_id="guide-open", min_width=80, visible=False
-        )
 
     def connect(self, form: Form, presets: Presets, shown: Any, notice_box: Any) -> None:
         """Args: shown: the ``gr.State`` with the run that is watched."""

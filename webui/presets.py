@@ -26,6 +26,8 @@ from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped, marked
 
 SHOW_PLAN = "() => setTimeout(() => document.querySelector('#presets').scrollIntoView({block: 'nearest'}), 150)"
+SHARES = ("warmup_steps", "save_steps", "eval_steps", "val_size")
+"""Options of which a number below 1 is a share."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +231,18 @@ def _shown(option: str, held: Any, language: str) -> str:
         return escaped(choice_words(option, held, language))
     if isinstance(held, bool):
         return escaped(words(f"presets.{'on' if held else 'off'}", language))
-    if held == NOTHING:
+    if held in (NOTHING, None) or (option == "max_steps" and held == -1):
         return escaped(words("page.unset", language))
+    if option in SHARES and _is_share(held):
+        return f"{float(held) * 100:g} %"
     return escaped(f"{held:g}" if isinstance(held, float) else held)
+
+
+def _is_share(held: Any) -> bool:
+    try:
+        return 0 < float(held) < 1
+    except ValueError:
+        return False
 
 
 def _heading(language: str) -> str:

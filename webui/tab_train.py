@@ -60,7 +60,6 @@ class TrainTab:
         self._build_bar()
 
     def _build_form(self) -> None:
-        self._guide.open_button()
         self._presets = Presets(self._frame, self.form)
         plain, advanced = self._levels("plain"), self._levels("advanced")
         for group, names in plain.items():
