@@ -1,4 +1,4 @@
-"""Presets and the guide on the real page: shown, applied, undone; and from a fresh page to a chat with a tuned model."""
+"""Presets on the real page: shown, applied, undone. The guide: from a fresh page to a chat with a tuned model."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def call_guide(page: Page) -> None:
 def test_a_preset_is_shown_then_applied_then_undone(visit, workshop, monkeypatch):
     monkeypatch.chdir(workshop)
     page = visit(locale=SECOND)
+    expect(page.locator("#start")).to_have_text(words("page.buttons.start", SECOND))
     add_name(page, "dataset", "identity")
     fill(page, "output_dir", "saves/mine")
     fill(page, "lora_rank", "5")

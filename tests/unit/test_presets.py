@@ -1,5 +1,5 @@
-"""Presets on devices that are described: whatever the model, the result is a valid job that fits, never in bfloat16 where
-a GPU has none; what was typed wins; and a command with a preset stands for one without."""
+"""Presets on devices that are described: whatever the model, the result is a valid job that fits, and never in bfloat16
+where a GPU has none; what was typed wins; and a command with a preset stands for one without."""
 
 from __future__ import annotations
 
