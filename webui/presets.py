@@ -68,7 +68,8 @@ class Presets:
                     for name in NAMES
                 ]
             self._plan = gr.HTML(elem_id="preset-plan", js_on_load=None)
-            with gr.Row(elem_classes="buttons", visible=False) as self._choice:
+            # Out of sight again with each switch of the language, which clears the plan: it spoke the other one.
+            with make(gr.Row, {"visible": lambda language: False}, elem_classes="buttons") as self._choice:
                 self._apply = make(
                     gr.Button, {"value": "presets.apply"}, size="sm", variant="primary", elem_id="preset-apply",
                     min_width=90,
@@ -102,7 +103,7 @@ class Presets:
             self._on_undo, [language, self._applied, *inputs], [*self.filling, *inputs], trigger_mode="once", **FREE
         )
         self._close.click(_closed, None, panel, **QUICK)
-        language.input(_closed, None, panel, **QUICK)  # it would speak the other language
+        self._frame.notices.append(self._plan)
 
     def plan(self, name: str, raw: Sequence[Any], **first: Any) -> Plan:
         """What a preset would change. Args: first: options that are set before, and change with it.
