@@ -73,6 +73,10 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
     values = read_arguments(job_type, arguments)
     if command == "train" and is_evaluation(values):
         job_type, values = JOBS["eval"], as_evaluation(values)
+    if command in ("train", "preflight"):
+        from terminal.presets import without_preset
+
+        values = without_preset(values, job_type, language)
     job, warnings = job_from(job_type, values)
     for warning in warnings:
         print(warning.text(language), file=sys.stderr)

@@ -76,8 +76,7 @@ class Form:
             Refused: the box with further options cannot be read, or holds what does not belong there; or a path leads
                 to where this page does not go.
         """
-        fields = self.job_type.model_fields
-        read = {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
+        read = self.held(raw)
         kept = {name: value for name, value in read.items() if self._has_effect(name, read)}
         said = kept | (self._read_further(raw[-1] or "") if self._further is not None else {})
         return allowed_values(self.job_type, said)
@@ -98,6 +97,11 @@ class Form:
             help_line = self._texts.of(each, language)["info"]
             updates.append(gr.update(info=in_red(texts[name], option) if name in texts else help_line))
         return updates
+
+    def held(self, raw: Sequence[Any]) -> dict[str, Any]:
+        """Plain values by option, also of those that another option switches off; not validated."""
+        fields = self.job_type.model_fields
+        return {name: from_control(fields[name], value) for name, value in self._by_name(raw).items()}
 
     def filled(self, values: dict[str, Any]) -> list[Any]:
         """One update an input, which gives the options that are named here their values."""

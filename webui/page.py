@@ -104,6 +104,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
     texts = Texts(language)
     with Page(title="Lathe", analytics_enabled=False, fill_width=True, delete_cache=(HOUR_S, DAY_S)) as page:
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
+        guide = gr.BrowserState({"is_away": None}, storage_key="lathe-guide", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late
         texts.make(gr.HTML, {"value": glossary}, elem_id="glossary", js_on_load=None)
         banner = Banner(sharing) if sharing else None
@@ -114,7 +115,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
             made: dict[str, Any] = {}
             makers: dict[str, Callable[[], Any]] = {
                 "data": lambda: DataTab(frame),
-                "train": lambda: TrainTab(frame, shown),
+                "train": lambda: TrainTab(frame, shown, guide),
                 "runs": lambda: RunsTab(frame, made["train"], shown),
                 "eval": lambda: EvaluateTab(frame),
                 "chat": lambda: ChatTab(frame, talk),
@@ -134,6 +135,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
             top.tells_who(page.load)
             banner.connect(page.load, top.language)
         made["data"].leads_to(made["train"])
+        made["train"].opens(made["chat"])
         made["runs"].opens(made["chat"], made["export"])
         made["export"].opens(made["chat"], made["gguf"])
         made["gguf"].opens(made["chat"])

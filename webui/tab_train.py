@@ -21,10 +21,12 @@ from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
 from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
+from webui.guide import Guide, target_of_training
 from webui.language import escaped, explained
 from webui.log_view import LogView
 from webui.notify import notify_toggle
 from webui.preflight import Preflight
+from webui.presets import Presets
 from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
 
@@ -35,17 +37,22 @@ SECTIONS = (
 ELSEWHERE = {"infer_dtype"}  # no use for training here
 LAST = ("output_dir",)
 WIDE = ("stage", "dataset", "output_dir", "default_system")
-GUIDE = ("model", "data", "start", "use")
 
 
 class TrainTab:
     """Builds the tab inside the ``gr.Tab`` that is open now."""
 
-    def __init__(self, frame: Frame, shown: Any) -> None:
-        """Args: shown: a ``gr.State`` with the name of the run to watch, or None for the active or latest one."""
+    def __init__(self, frame: Frame, shown: Any, guide: Any) -> None:
+        """Build it.
+
+        Args:
+            shown: a ``gr.State`` with the name of the run to watch, or None for the active or latest one.
+            guide: a ``gr.BrowserState`` outside of the tabs: whether the guide is put away.
+        """
         self._frame, self._texts, self.shown = frame, frame.texts, shown
         self.form = Form(TrainJob, frame.texts)
         self.form.adopt(frame.top.controls)
+        self._guide = Guide(frame, guide)
         with gr.Row(elem_classes="train"):
             with gr.Column(elem_classes="train-form", min_width=280):
                 self._build_form()
@@ -54,6 +61,7 @@ class TrainTab:
         self._build_bar()
 
     def _build_form(self) -> None:
+        self._presets = Presets(self._frame, self.form)
         plain, advanced = self._levels("plain"), self._levels("advanced")
         for group, names in plain.items():
             self._section(group, names)
@@ -125,14 +133,18 @@ class TrainTab:
                 )  # fmt: skip
         self._is_previewed = gr.State(False)
 
+    def opens(self, chat: Any) -> None:
+        """Let the last step of the guide open what was trained."""
+        chat.opened_by(self._guide.chat, target_of_training, [self.shown])
+
     def connect(self) -> None:
         form, language = self.form, self._frame.language
         self._frame.panels.append(Panel("train", [self.shown], [self._card, self._stop, self._stop_now], _watched))
         form.connect_visibility()
         notes = [self.notice, *form.inputs]
-        self._start.click(
-            self._on_start, [language, *form.inputs], [self.shown, *notes], trigger_mode="once",
-            **FREE,
+        gr.on(
+            [self._start.click, self._guide.start.click], self._on_start, [language, *form.inputs],
+            [self.shown, *notes], trigger_mode="once", **FREE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(_on_stop, [language, self.shown], self.notice, **QUICK)
         self._stop_now.click(
@@ -157,6 +169,8 @@ class TrainTab:
             event(lambda path: [gr.update(choices=dataset_names(path))] * 2, folder, names, **QUICK)
         self._rows.connect()
         self._preflight.connect()
+        self._presets.connect()
+        self._guide.connect(form, self._presets, self.shown, self.notice)
 
     def _on_start(self, request: gr.Request, language: str, *raw: Any) -> list[Any]:
         """Start what the form says, or queue it where the device is taken; then watch what runs."""
@@ -197,7 +211,12 @@ def _watched(language: str, shown: str | None) -> list[Any]:
     is_active = live.is_active(progress)
     is_stopping = progress is not None and progress.status == "stopping"
     return [
-        with_retry(live.card(folder, progress, language, _guide(language)), folder, progress, language),
+        with_retry(
+            live.card(folder, progress, language, escaped(words("guide.nothing_yet", language))),
+            folder,
+            progress,
+            language,
+        ),
         gr.update(interactive=is_active and not is_stopping),
         gr.update(interactive=is_active),
     ]
@@ -223,12 +242,6 @@ def _active(shown: str | None) -> Folder | None:
     """The run on the screen, if it is alive."""
     folder = live.chosen_run(shown, "train")
     return folder if live.is_active(live.look(folder)) else None
-
-
-def _guide(language: str) -> str:
-    """What a visitor with no run yet does first."""
-    steps = "".join(f"<li>{escaped(words(f'page.guide.{step}', language))}</li>" for step in GUIDE)
-    return f'<div class="guide"><b>{escaped(words("page.guide.title", language))}</b><ol>{steps}</ol></div>'
 
 
 def _heading(group: str, language: str) -> str:

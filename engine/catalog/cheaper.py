@@ -85,12 +85,12 @@ def _ladders(job: TrainJob, device: Device) -> Iterator[tuple[str, list[dict[str
     if job.processes_here > 1 and job.parallel not in ("fsdp2", "zero3") and not job.quantization_bit:
         yield "shards", [{"parallel": "fsdp2"}]
     if not is_adapter and job.optim.startswith("adamw"):
-        if not device.is_cpu and _has_bitsandbytes() and "8bit" not in job.optim:
+        if not device.is_cpu and has_bitsandbytes() and "8bit" not in job.optim:
             yield "optim_8bit", [{"optim": "adamw_8bit"}]
         yield "adafactor", [{"optim": "adafactor"}]
     if is_adapter and not device.is_cpu and job.parallel not in ("fsdp2", "zero3") and not job.pissa_init:
         bits = [{"quantization_bit": bit} for bit in ("8", "4") if int(bit) < int(job.quantization_bit or 16)]
-        if bits and _has_bitsandbytes():
+        if bits and has_bitsandbytes():
             yield "quantization", bits
     if device.has_fast_bfloat16 and not is_adapter and not (job.pure_bf16 or job.fp16):
         yield "pure_bf16", [{"pure_bf16": True, "bf16": False}]
@@ -110,5 +110,5 @@ def _ladders(job: TrainJob, device: Device) -> Iterator[tuple[str, list[dict[str
         yield "cutoff", lengths
 
 
-def _has_bitsandbytes() -> bool:
+def has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None

@@ -30,7 +30,7 @@ from tests.unit.test_memory_estimate import GIGABYTE, LARGE, SMALL, a100, cpu, j
 
 @pytest.fixture
 def with_bitsandbytes(monkeypatch):
-    monkeypatch.setattr(cheaper, "_has_bitsandbytes", lambda: True)
+    monkeypatch.setattr(cheaper, "has_bitsandbytes", lambda: True)
 
 
 def test_nothing_is_offered_where_all_is_well():
@@ -84,7 +84,7 @@ def test_seven_billion_on_a_t4_go_in_four_bits(with_bitsandbytes):
 
 
 def test_without_bitsandbytes_none_of_it_is_offered(monkeypatch):
-    monkeypatch.setattr(cheaper, "_has_bitsandbytes", lambda: False)
+    monkeypatch.setattr(cheaper, "has_bitsandbytes", lambda: False)
     found = changes(job(finetuning_type="full"), LARGE, a100())
     assert not any({"quantization_bit"} & change.values.keys() or "8bit" in str(change.values) for change in found)
 
