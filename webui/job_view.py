@@ -17,6 +17,7 @@ from webui import live
 from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.settings import Settings
 
 _one_start_at_a_time = threading.Lock()
 
@@ -28,6 +29,9 @@ class JobView:
         """Args: summary: what is said, as HTML, of a run that is done or left a result, from progress and language."""
         self._frame, self._form, self._kind, self._summary = frame, form, kind, summary
         self.next_buttons: list[Any] = []
+
+    def build_settings(self) -> None:
+        self._settings = Settings(self._frame, self._form)
 
     def build_live(self) -> None:
         self._card = gr.HTML(elem_id=f"{self._kind}-status", js_on_load=None)
@@ -68,6 +72,7 @@ class JobView:
             trigger_mode="once", **FREE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(self._on_stop, language, self._notice, **QUICK)
+        self._settings.connect(self._notice)
         self._frame.notices.append(self._notice)
 
     def result(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
+from webui.kept import Kept
 from webui.language import SET_DOCUMENT_LANGUAGE, Texts, first_language
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
@@ -115,6 +116,7 @@ def build_page(language: str = "en", has_door: bool = False) -> Page:
             each.connect()
         made["data"].remembers(page.load, dataset)
         made["chat"].room.remembers(page.load)
+        Kept(frame).connect(page.load, remembered)
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, remembered, shown)

@@ -27,6 +27,7 @@ from webui.notify import notify_toggle
 from webui.preflight import Preflight
 from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
+from webui.settings import Settings
 
 SECTIONS = (
     "tuning", "data", "preference", "reinforcement", "training", "optimizers", "objective", "lora", "oft", "freeze",
@@ -44,7 +45,7 @@ class TrainTab:
         """Args: shown: a ``gr.State`` with the name of the run to watch, or None for the active or latest one."""
         self._frame, self._texts, self.shown = frame, frame.texts, shown
         self.form = Form(TrainJob, frame.texts)
-        self.form.adopt(frame.top.controls)
+        self.form.adopt(frame.top.controls, owns=True)
         with gr.Row(elem_classes="train"):
             with gr.Column(elem_classes="train-form", min_width=280):
                 self._build_form()
@@ -54,6 +55,7 @@ class TrainTab:
 
     def _build_form(self) -> None:
         plain, advanced = self._levels("plain"), self._levels("advanced")
+        self._settings = Settings(self._frame, self.form)
         for group, names in plain.items():
             self._section(group, names)
         found = devices()
@@ -155,6 +157,7 @@ class TrainTab:
         for event in (folder.change, names[0].focus):
             event(lambda path: [gr.update(choices=dataset_names(path))] * 2, folder, names, **QUICK)
         self._rows.connect()
+        self._settings.connect(self.notice)
         self._preflight.connect()
 
     def _on_start(self, request: gr.Request, language: str, *raw: Any) -> list[Any]:
