@@ -13,7 +13,7 @@ import gradio as gr
 
 from engine.runs.folder import Folder
 from engine.runs.listing import Listed, filtered, ordered
-from engine.runs.progress import clock
+from engine.runs.times import clock
 from engine.words import words
 from webui import live
 from webui.frame import FREE, Frame, Panel

@@ -105,8 +105,8 @@ def read_options_file(path: Path) -> dict[str, Any]:
         UserError: it is missing or too large, is not valid YAML (with line and column), or is no mapping.
     """
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise UserError("file_too_large", path=path, size=path.stat().st_size // 1024, most=LARGEST_FILE // 1024)
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise UserError("file_too_large", path=path, size=-(-size // 1024), most=LARGEST_FILE // 1024)
         content = _content(path, path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError("file_unreadable", path=path, detail=error.strerror) from error
