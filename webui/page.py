@@ -21,6 +21,7 @@ from engine.words import words
 from webui.access.door import role_of
 from webui.access.start import door, needs_door
 from webui.access.viewers import may_see
+from webui.empty import OPENS
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
 from webui.kept import Kept
@@ -217,6 +218,7 @@ def _speak(page: gr.Blocks, frame: Frame, remembered: Any, shown: Any) -> None:
     language.input(switch, language, [remembered, *notices, *texts.components], **QUICK)
     language.change(None, language, None, js=SET_DOCUMENT_LANGUAGE)
     page.load(None, language, None, js=SET_DOCUMENT_LANGUAGE)
+    page.load(None, None, None, js=OPENS)
 
 
 def _reach_localhost_without_proxy() -> None:

@@ -1,4 +1,4 @@
-"""What a run does before, between and after its steps: how far it is, how fast, and how much longer, as far as known."""
+"""What a run does before, between and after its steps: how far it is, how fast, and how much longer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Phase:
 
     Args:
         name: a key below ``phases`` in the locales.
-        current, total: how much is done, of how much, in ``unit`` ("rows", "bytes", "tensors", "files"); None: not known.
+        current, total: how much is done, of how much, in ``unit`` ("rows", "bytes", "tensors"); None: not known.
         began_at: when it was first told; told_at: when it was told last. Seconds since 1970.
         began_with: how much was done by then: what an earlier attempt had done says nothing of the speed.
     """

@@ -64,6 +64,7 @@ def test_what_was_entered_is_there_again_in_any_language_and_in_another_window(v
     expect(page.locator("#tab-chat-button")).to_have_text("对话")
     expect(_value(page, "model_name_or_path")).to_have_value("some/where else")
     choose(page, "language", "English")
+    expect(page.locator("#tab-chat-button")).to_have_text("Chat")
     other = visit(storage_state=page.context.storage_state())
     _assert_there(other)
     fresh = visit()

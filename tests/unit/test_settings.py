@@ -57,7 +57,8 @@ def loaded(settings: Settings, path: Path) -> tuple[str, dict | None]:
     ("seed: !!int abc", "invalid literal"), ("x: !!python/object/apply:os.system [ls]", "python"),
     ("lora_rank: [", "line"), ("- a", "holds no options"), ("", "holds no options"), (b"\xff\xfe\x00", "UTF-8"),
     ("x" * (LARGEST_FILE + 1), "257"), ("lora_rnak: 4\nlora_alpha: many", "lora_rank"),
-    ("lora_rnak: 4\nlora_alpha: many", "number"), ("mixture_of_depths: load", "mixture_of_depths"), ("template: nosuch", "qwen"),
+    ("lora_rnak: 4\nlora_alpha: many", "number"), ("mixture_of_depths: load", "mixture_of_depths"),
+    ("template: nosuch", "qwen"),
 ])  # fmt: skip
 def test_a_bad_file_says_why_and_changes_nothing(settings, tmp_path, content, said):
     path = tmp_path / "theirs.yaml"
