@@ -38,11 +38,11 @@ class Phase:
         return done / passed if done > 0 and passed > 0 else None
 
     def remaining_s(self, now: float) -> float | None:
-        """Seconds to its end, at the speed until now; None where that is not known."""
-        if not self.rate or not self.total:
+        """Seconds to its end, at the speed until now; None where that is not known, or has proven wrong."""
+        if not self.rate or not self.total or self.told_at is None:
             return None
-        left = max(0, self.total - (self.current or 0)) / self.rate
-        return max(0.0, left - max(0.0, now - self.told_at)) if self.told_at else left
+        left = (self.total - (self.current or 0)) / self.rate - max(0.0, now - self.told_at)
+        return left if left > 0 else None
 
 
 def told(event: dict[str, Any], before: Phase | None) -> Phase:
