@@ -32,7 +32,6 @@ from webui.language import escaped, first_language
 
 KEEP = """
 (...values) => {
-  if (!window.latheKeeps) return;  // until what was kept before has been read
   const names = NAMES, defaults = DEFAULTS, kept = {};
   const plain = (value) => JSON.stringify(value ?? '');
   const secret = /(token|secret|passw\\w*|key|credentials?|auth)["']?\\s*[:=]|\\b(hf|api_org)_\\w{10}|\\bsk-\\w{10}/i;
@@ -40,6 +39,10 @@ KEEP = """
     if (plain(values[at]) === plain(defaults[at])) return;
     if (name !== 'FURTHER' || !secret.test(values[at])) kept[name] = values[at];
   });
+  if (!window.latheKeeps) {  // what was kept before has not been read yet
+    (window.latheWaits ??= {})['KIND'] = kept;
+    return;
+  }
   try {
     if (Object.keys(kept).length) localStorage.setItem('lathe-form-KIND', JSON.stringify(kept));
     else localStorage.removeItem('lathe-form-KIND');
@@ -57,14 +60,20 @@ READ = """
 """
 BEGIN = """
 (text) => {
-  const forms = text ? JSON.parse(text) : {};
-  for (const kind in forms) {
-    try { localStorage.setItem('lathe-form-' + kind, JSON.stringify(forms[kind])); } catch {}
-  }
+  const mended = text ? JSON.parse(text) : {}, waits = window.latheWaits ?? {};
   window.latheKeeps = true;
+  for (const kind of new Set([...Object.keys(mended), ...Object.keys(waits)])) {
+    try {
+      const stored = mended[kind] ?? JSON.parse(localStorage.getItem('lathe-form-' + kind) ?? '{}');
+      const kept = {...stored, ...waits[kind]};
+      if (Object.keys(kept).length) localStorage.setItem('lathe-form-' + kind, JSON.stringify(kept));
+      else localStorage.removeItem('lathe-form-' + kind);
+    } catch {}
+  }
 }
 """
-"""Takes out of the store what was not taken back, so that it is told once; from then on the forms are kept."""
+"""Takes out of the store what was not taken back, so that it is told once, and adds what a quick hand has entered
+meanwhile; from then on the forms are kept."""
 MUST_EXIST = (
     "model_name_or_path", "adapter_name_or_path", "ref_model", "reward_model", "resume_from_checkpoint", "gguf",
     "imatrix", "new_special_tokens_config",
