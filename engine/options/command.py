@@ -122,15 +122,6 @@ def read_options_file(path: Path) -> dict[str, Any]:
     return {str(name): value for name, value in content.items()}
 
 
-def _content(path: Path, text: str) -> Any:
-    if path.suffix.lower() == ".json":
-        try:
-            return json.loads(text)  # it may be indented with tabs, which YAML does not allow
-        except (ValueError, RecursionError):
-            pass  # read as YAML it says where the fault is
-    return read_options(text)
-
-
 def file_text(job: Options) -> str:
     """The YAML that ``python app.py KIND FILE.yaml`` runs as exactly this job."""
     return f"# {PROGRAM} {job.kind} FILE.yaml\n{write_yaml(shown_values(job))}"
@@ -187,6 +178,15 @@ def help_text(job_type: type[Options], language: str = "en") -> str:
                 default = as_text(",".join(field.default) if isinstance(field.default, tuple) else field.default)
                 lines.append(f"      {words('cli.default', language, value=default)}")
     return "\n".join(lines)
+
+
+def _content(path: Path, text: str) -> Any:
+    if path.suffix.lower() == ".json":
+        try:
+            return json.loads(text)  # it may be indented with tabs, which YAML does not allow
+        except (ValueError, RecursionError):
+            pass  # read as YAML it says where the fault is
+    return read_options(text)
 
 
 def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:
