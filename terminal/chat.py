@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece, answer, is_ready, load, unload, wait_until_ready
 from engine.runs.folder import Folder
+from engine.runs.phases import phase_facts, phase_words
 from engine.runs.progress import watch
 from engine.runs.read import read_state
 from engine.words import words
@@ -109,18 +111,24 @@ def _say(messages: list[dict[str, Any]], folder: Folder) -> tuple[str, Piece | N
 
 
 def show_loading(folder: Folder, language: str) -> None:
-    """Say on the standard error what the worker is doing, until it can answer."""
-    said = None
+    """Say on the standard error what the worker is doing and how far it is, until it can answer."""
+    said, width = None, 0
     while not is_ready(folder):
         phase = watch(folder).phase
-        if phase and phase.name != said:
+        if phase and sys.stderr.isatty():
+            text = "  ".join(phase_facts(phase, language))[: shutil.get_terminal_size().columns - 1]
+            print("\r" + text.ljust(width), end="", file=sys.stderr, flush=True)
+            width = len(text)
+        elif phase and phase.name != said:
             said = phase.name
-            note(words(f"phases.{said}", language) + " …")
+            note(phase_words(said, language) + " …")
         try:
             wait_until_ready(folder, LOADING_INTERVAL_S)
         except UserError as error:
             if error.key != "chat.not_ready":
                 raise
+    if width:
+        note("")
 
 
 def _ask(prompt: str) -> str:

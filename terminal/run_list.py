@@ -10,8 +10,8 @@ from dataclasses import asdict
 
 from engine.errors import UserError
 from engine.runs.listing import COLUMNS, Listed, filtered, listed, ordered
-from engine.runs.progress import clock
 from engine.runs.queue import place_of
+from engine.runs.times import clock
 from engine.words import words
 from terminal.columns import aligned
 

@@ -11,9 +11,11 @@ from engine.errors import UserError
 from engine.options.base import Options
 from engine.runs.curves import Curve, rows
 from engine.runs.folder import Folder
-from engine.runs.progress import Progress, clock, watch
+from engine.runs.phases import phase_facts
+from engine.runs.progress import Progress, watch
 from engine.runs.queue import cancel, keep, place_of, submit
 from engine.runs.stop import ask_to_stop, end_now
+from engine.runs.times import clock
 from engine.words import words
 from terminal.cause import print_cause
 
@@ -105,9 +107,7 @@ class _View:
         for step, values in rows(curves, {name: self._begin(name, curve) for name, curve in curves.items()}):
             self.line(self._point(step, values, progress))
         if progress.phase and progress.status not in EXIT_CODES:
-            text = words(f"phases.{progress.phase.name}", self._language)
-            if progress.phase.total:
-                text += f" {progress.phase.current}/{progress.phase.total}"
+            text = "  ".join(phase_facts(progress.phase, self._language))
             self._bar(text, is_new=progress.phase.name != self._last)
             self._last = progress.phase.name
         elif progress.total_steps:

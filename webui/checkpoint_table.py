@@ -6,7 +6,7 @@ from engine.catalog.devices import memory_text
 from engine.runs.saved import Saved
 from engine.runs.saved_words import held, standing, standing_of
 from engine.words import words
-from webui.language import escaped
+from webui.language import escaped, marked
 from webui.live import moment
 
 COLUMNS = ("step", "state", "loss", "eval_loss", "holds", "size", "saved_at")
@@ -19,7 +19,7 @@ def checkpoint_table(found: list[Saved], step: int | None, language: str) -> str
         step: of the one that is chosen.
     """
     if not found:
-        return f'<div class="empty">{escaped(words("checkpoints.none", language))}</div>'
+        return f'<div class="empty">{marked(words("checkpoints.none", language))}</div>'
     labels = {name: escaped(words(f"checkpoints.{name}", language)) for name in COLUMNS}
     if all(each.eval_loss is None for each in found):
         del labels["eval_loss"]

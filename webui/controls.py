@@ -69,6 +69,14 @@ def choice_words(name: str, value: str, language: str) -> str:
     return words(key, language) if has_words(key) else value or words("choices.none", language)
 
 
+def takes(made: Any, value: Any) -> bool:
+    """Whether a control can hold a value: a drop-down in which nothing can be typed has its choices alone."""
+    if not isinstance(made, gr.Dropdown) or made.allow_custom_value:
+        return True
+    offered = [each for _, each in made.choices]
+    return all(each in offered for each in (value if isinstance(value, list) else [value]))
+
+
 def to_control(field: FieldInfo, value: Any) -> Any:
     """An option's value as its control holds it."""
     if isinstance(value, bool) and allows_none(field):

@@ -43,6 +43,7 @@ class Form:
         self._prefix = prefix
         self._sections: list[tuple[Any, list[str]]] = []
         self._further: Any = None
+        self._shared: set[str] = set()
 
     def add(self, name: str, **properties: Any) -> Any:
         """Place the control of an option here."""
@@ -50,9 +51,15 @@ class Form:
         self.controls[name] = made
         return made
 
-    def adopt(self, controls: dict[str, Any]) -> None:
-        """Take over controls that stand elsewhere on the page, as far as the job has these options."""
-        self.controls.update({name: each for name, each in controls.items() if name in self.job_type.model_fields})
+    def adopt(self, controls: dict[str, Any], owns: bool = False) -> None:
+        """Take over controls that stand elsewhere on the page, as far as the job has these options.
+
+        Args:
+            owns: they belong to this form, and the others share them.
+        """
+        adopted = {name: each for name, each in controls.items() if name in self.job_type.model_fields}
+        self.controls.update(adopted)
+        self._shared.update(() if owns else adopted)
 
     def add_further(self) -> None:
         """Place a box for the options that have no control: YAML, one a line."""
@@ -64,6 +71,12 @@ class Form:
     def section(self, container: Any, names: Iterable[str]) -> None:
         """Remember that a container with a heading is worth showing only while one of these options is."""
         self._sections.append((container, list(names)))
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The controls that no other form owns, by option; ``FURTHER`` for the box with further options."""
+        named = zip([*self.controls, FURTHER], self.inputs, strict=False)
+        return {name: each for name, each in named if name not in self._shared}
 
     @property
     def inputs(self) -> list[Any]:
@@ -115,11 +128,11 @@ class Form:
     def filled_from(self, job: Options) -> tuple[list[Any], list[str]]:
         """One update an input, after which the form says what a job says; and the options that it may not take over.
 
-        What has no control goes into the box with further options.
+        What has no control goes into the box with further options, if the form has one.
         """
         plain, defaults = job.values(), self.job_type().values()
         names = [name for name in plain if name not in self.controls and plain[name] != defaults.get(name)]
-        refused = [name for name in names if self._is_owners(name)]
+        refused = [name for name in names if self._further is None or self._is_owners(name)]
         further = {name: plain[name] for name in names if name not in refused}
         updates = self.filled({name: getattr(job, name) for name in self.controls})
         if self._further is not None:

@@ -49,6 +49,7 @@ class Frame:
         tab: a ``gr.State`` with the id of the open tab.
         panels: filled by each tab; watched by the page.
         notices: messages of the last event on a tab; a switch of the language clears them.
+        forms: by the name of its job, each form that is kept, with the box in which its tab says what happened.
     """
 
     texts: Texts
@@ -57,6 +58,7 @@ class Frame:
     tab: Any
     panels: list[Panel] = field(default_factory=list)
     notices: list[Any] = field(default_factory=list)
+    forms: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def language(self) -> Any:

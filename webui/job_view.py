@@ -14,9 +14,11 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.empty import nothing_yet
 from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
+from webui.settings import Settings
 
 _one_start_at_a_time = threading.Lock()
 
@@ -24,10 +26,19 @@ _one_start_at_a_time = threading.Lock()
 class JobView:
     """Card, log, Start and Stop of the latest run of one kind."""
 
-    def __init__(self, frame: Frame, form: Form, kind: str, summary: Callable[[Progress, str], str]) -> None:
-        """Args: summary: what is said, as HTML, of a run that is done or left a result, from progress and language."""
-        self._frame, self._form, self._kind, self._summary = frame, form, kind, summary
+    def __init__(
+        self, frame: Frame, form: Form, kind: str, summary: Callable[[Progress, str], str], needs: str = ""
+    ) -> None:
+        """
+        Args:
+            summary: what is said, as HTML, of a run that is done or left a result, from progress and language.
+            needs: the tab on which is made what this one takes.
+        """
+        self._frame, self._form, self._kind, self._summary, self._needs = frame, form, kind, summary, needs
         self.next_buttons: list[Any] = []
+
+    def build_settings(self) -> None:
+        self._settings = Settings(self._frame, self._form)
 
     def build_live(self) -> None:
         self._card = gr.HTML(elem_id=f"{self._kind}-status", js_on_load=None)
@@ -68,6 +79,7 @@ class JobView:
             trigger_mode="once", **FREE,
         ).then(None, js=SHOW_FIRST_PROBLEM)  # fmt: skip
         self._stop.click(self._on_stop, language, self._notice, **QUICK)
+        self._settings.connect(self._notice)
         self._frame.notices.append(self._notice)
 
     def result(self) -> dict[str, Any]:
@@ -80,7 +92,7 @@ class JobView:
         progress = live.look(folder)
         is_done = progress is not None and progress.status == "done"
         return [
-            live.card(folder, progress, language, escaped(words(f"page.{self._kind}.no_run", language))),
+            live.card(folder, progress, language, nothing_yet(f"page.{self._kind}.no_run", language, self._needs)),
             self._summary(progress, language) if progress and (is_done or progress.result) else "",
             live.log(folder, language),
             gr.update(interactive=live.is_active(progress) and progress.status != "stopping"),

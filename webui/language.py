@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from engine.words import LANGUAGES, has_words, words
+from engine.words import LANGUAGES, words
 from webui.glossary import ANCHOR, as_markdown, meaning, pieces, terms
 
 Says = str | Callable[[str], Any]
@@ -64,10 +64,6 @@ def sentence(key: str, language: str, facts: dict[str, Any]) -> str:
         return words(f"errors.{key}", language, **facts)
     except KeyError:
         return f"{key}: " + ", ".join(f"{name}={value}" for name, value in facts.items())
-
-
-def phase_words(name: str, language: str) -> str:
-    return words(f"phases.{name}", language) if has_words(f"phases.{name}") else name
 
 
 def escaped(text: Any) -> str:

@@ -12,12 +12,14 @@ from typing import Any
 from engine.runs.folder import Folder, all_folders, find_folder
 from engine.runs.listing import Listed, rows_of
 from engine.runs.notes import read_notes
-from engine.runs.progress import Progress, clock, glance
+from engine.runs.phases import phase_facts
+from engine.runs.progress import Progress, glance
 from engine.runs.queue import Waiting, place_of, waiting
 from engine.runs.read import UNREADABLE, list_runs, read_job, read_log
+from engine.runs.times import clock
 from engine.words import words
 from webui.cause import cause_notice
-from webui.language import escaped, marked, phase_words, sentence
+from webui.language import escaped, marked, sentence
 
 LOG_BYTES = 16384
 LIST_AGE_S = 1.0
@@ -198,7 +200,7 @@ def percent(progress: Progress) -> float | None:
 def _bar(progress: Progress, language: str) -> str:
     done = percent(progress)
     passed = (progress.finished_at or time.time()) - progress.started_at if progress.started_at else progress.elapsed_s
-    facts = [_position(progress, language), words("page.progress.passed", language, time=clock(passed or 0))]
+    facts = [*_position(progress, language), words("page.progress.passed", language, time=clock(passed or 0))]
     if is_active(progress) and progress.remaining_s is not None and progress.phase is None:
         facts.append(words("page.progress.left", language, time=clock(progress.remaining_s)))
     if progress.finished_at and not is_active(progress):
@@ -214,25 +216,18 @@ def _bar(progress: Progress, language: str) -> str:
     )
 
 
-def _position(progress: Progress, language: str) -> str:
-    """The step, or the phase and how far it is, with the share that is done."""
+def _position(progress: Progress, language: str) -> list[str]:
+    """The step, or the phase with its speed and the time left, with the share that is done."""
     done = percent(progress)
     share = f" · {done:.0f} %" if done is not None else ""
-    phase = progress.phase
-    if phase and is_active(progress):
-        counted = f" {_amount(phase.current, phase.unit)} / {_amount(phase.total, phase.unit)}" if phase.total else ""
-        return phase_words(phase.name, language) + counted + share
+    if progress.phase and is_active(progress):
+        first, *further = phase_facts(progress.phase, language)
+        return [first + share, *further]
     if not progress.total_steps and is_active(progress):
-        return words("page.progress.waiting", language)
+        return [words("page.progress.waiting", language)]
     if progress.total_steps:
-        return words("page.progress.steps", language, step=progress.step, total=progress.total_steps) + share
-    return share.removeprefix(" · ")
-
-
-def _amount(value: float | None, unit: str | None) -> str:
-    if unit == "bytes":
-        return f"{(value or 0) / 1e6:.0f} MB"
-    return f"{value or 0:g}"
+        return [words("page.progress.steps", language, step=progress.step, total=progress.total_steps) + share]
+    return [share.removeprefix(" · ")]
 
 
 def _tiles(progress: Progress, language: str) -> str:

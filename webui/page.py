@@ -27,8 +27,10 @@ from webui.access.sharing import Sharing
 from webui.access.start import needs_door, sharing_of
 from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
+from webui.empty import OPENS
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
 from webui.gathering import Page
+from webui.kept import Kept
 from webui.language import Texts, escaped, glossary
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
@@ -143,6 +145,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
             each.connect()
         made["data"].remembers(page.load, dataset)
         made["chat"].room.remembers(page.load)
+        Kept(frame).connect(page.load)
         tell_of_ends(frame, shown)
         _watch_folders(page, frame, seen)
         _speak(page, frame, shown)
@@ -246,6 +249,7 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     page.load(greet, None, shown, **QUICK)
     language.input(switch, language, [*notices, *texts.components], **QUICK)
     language.input(None, language, None, js=KEEP)
+    page.load(None, None, None, js=OPENS)
 
 
 def _reach_localhost_without_proxy() -> None:

@@ -14,6 +14,7 @@ from engine.catalog.memory import Estimate
 from engine.errors import UserError
 from engine.options.command import job_from
 from engine.options.jobs import PreflightJob, TrainJob
+from engine.runs.phases import phase_facts
 from engine.runs.preflight import Answer, preflight
 from engine.runs.preflight_words import (
     assumption_words,
@@ -28,7 +29,7 @@ from engine.words import words
 from webui import live
 from webui.form import SPEAKS, Form, notice, problems_in, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
-from webui.language import escaped, marked, phase_words, sentence
+from webui.language import escaped, marked, sentence
 
 DEVICES_AGE_S = 5
 """nvidia-smi takes up to a second; free memory changes slowly enough."""
@@ -195,9 +196,8 @@ def _watched(language: str) -> list[Any]:
     folder = live.chosen_run(None, "preflight")
     progress = live.look(folder)
     if live.is_active(progress):
-        phase = (
-            phase_words(progress.phase.name, language) if progress.phase else words("page.progress.waiting", language)
-        )
+        waiting = [words("page.progress.waiting", language)]
+        phase = " · ".join(phase_facts(progress.phase, language) if progress.phase else waiting)
         text = escaped(words("page.preflight.trying", language, phase=phase))
         return [box, f'<div class="notice" role="status">{text}</div>', gr.update(interactive=False)]
     is_recent = progress is not None and time.time() - (progress.finished_at or 0) < TOLD_S

@@ -13,9 +13,10 @@ import gradio as gr
 
 from engine.runs.folder import Folder
 from engine.runs.listing import Listed, filtered, ordered
-from engine.runs.progress import clock
+from engine.runs.times import clock
 from engine.words import words
 from webui import live
+from webui.empty import nothing_yet
 from webui.frame import FREE, Frame, Panel
 from webui.language import escaped
 
@@ -121,7 +122,7 @@ def table(
         compared: names of the runs that are ticked.
     """
     if not count:
-        return f'<div class="empty">{escaped(words("page.runs.none_yet", language))}</div>'
+        return f'<div class="empty none-yet">{nothing_yet("page.runs.none_yet", language, "train")}</div>'
     if not rows:
         return f'<div class="empty">{escaped(words("page.runs.none_match", language, count=count))}</div>'
     compare = escaped(words("page.runs.compare", language))

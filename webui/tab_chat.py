@@ -21,6 +21,7 @@ from webui.form import SPEAKS, Form, notice, problems_in, refusal, warnings_noti
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, help_of, in_red, named
 from webui.ollama_look import model_names
+from webui.settings import Settings
 from webui.topbar import checkpoint_choices
 
 PLAIN = ("gguf", "ollama", "system", "temperature", "top_p", "max_new_tokens", "sampling_seed")
@@ -60,6 +61,7 @@ class ChatTab:
 
     def _build_settings(self) -> None:
         make = self._frame.texts.make
+        self._settings = Settings(self._frame, self.form)
         with gr.Row(elem_classes="fields"):
             for name in PLAIN:
                 own = {"elem_classes": "wide"} if name in WIDE else {}
@@ -126,6 +128,7 @@ class ChatTab:
         self.room.connect()
         self._sides.connect()
         self._prompts.connect()
+        self._settings.connect(self._notice)
         self._frame.notices.append(self._notice)
 
     def _on_load(self, language: str, *raw: Any) -> list[Any]:

@@ -54,6 +54,7 @@ class EvaluateTab:
     def _build_form(self) -> None:
         make = self._frame.texts.make
         make(gr.HTML, {"value": _intro}, js_on_load=None)
+        self.view.build_settings()
         with gr.Row(elem_classes="fields"):
             self._dataset = make(
                 gr.Dropdown, {"label": "page.eval.dataset", "info": named("page.eval.dataset_help", "dataset")},

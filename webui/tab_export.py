@@ -25,10 +25,11 @@ class ExportTab:
         self._frame = frame
         self.form = Form(ExportJob, frame.texts, "export-")
         self.form.adopt(frame.top.controls)
-        self.view = JobView(frame, self.form, "export", _summary)
+        self.view = JobView(frame, self.form, "export", _summary, needs="train")
         with gr.Row(elem_classes="job"):
             with gr.Column(elem_classes="job-form", min_width=280):
                 frame.texts.make(gr.HTML, {"value": _intro}, js_on_load=None)
+                self.view.build_settings()
                 with gr.Row(elem_classes="fields"):
                     default = f"merged/{model_label(ExportJob.model_fields['model_name_or_path'].default)}"
                     for name in PLAIN:

@@ -33,6 +33,7 @@ class GgufTab:
         with gr.Row(elem_classes="job"):
             with gr.Column(elem_classes="job-form", min_width=280):
                 frame.texts.make(gr.HTML, {"value": _intro}, js_on_load=None)
+                self.view.build_settings()
                 with gr.Row(elem_classes="fields"):
                     self.model = frame.texts.make(
                         gr.Dropdown,

@@ -29,6 +29,7 @@ from webui.preflight import Preflight
 from webui.presets import Presets
 from webui.queue import QueuePanel, queued_notice
 from webui.retry import ON_CLICK, connect_retry, with_retry
+from webui.settings import Settings
 
 SECTIONS = (
     "tuning", "data", "preference", "reinforcement", "training", "optimizers", "objective", "lora", "oft", "freeze",
@@ -51,7 +52,7 @@ class TrainTab:
         """
         self._frame, self._texts, self.shown = frame, frame.texts, shown
         self.form = Form(TrainJob, frame.texts)
-        self.form.adopt(frame.top.controls)
+        self.form.adopt(frame.top.controls, owns=True)
         self._guide = Guide(frame, guide)
         with gr.Row(elem_classes="train"):
             with gr.Column(elem_classes="train-form", min_width=280):
@@ -63,6 +64,7 @@ class TrainTab:
     def _build_form(self) -> None:
         self._presets = Presets(self._frame, self.form)
         plain, advanced = self._levels("plain"), self._levels("advanced")
+        self._settings = Settings(self._frame, self.form)
         for group, names in plain.items():
             self._section(group, names)
         found = devices()
@@ -168,6 +170,7 @@ class TrainTab:
         for event in (folder.change, names[0].focus):
             event(lambda path: [gr.update(choices=dataset_names(path))] * 2, folder, names, **QUICK)
         self._rows.connect()
+        self._settings.connect(self.notice)
         self._preflight.connect()
         self._presets.connect()
         self._guide.connect(form, self._presets, self.shown, self.notice)

@@ -17,10 +17,12 @@ from engine.options.option import about
 from engine.options.reference import in_our_words, is_for_training, missing_problem, reference_options
 from engine.options.rules import problems_of
 from engine.options.training import further_training_arguments
-from engine.options.yaml_text import read_options
+from engine.options.yaml_text import read_options, write_yaml
 from engine.words import words
 
 PROGRAM = "python app.py"
+LARGEST_FILE = 256 * 1024
+"""Bytes of a file of options; reading as much takes seconds, and one that somebody wrote has a few thousand."""
 
 
 class Parsed(NamedTuple):
@@ -57,6 +59,23 @@ def job_from(job_type: type[Options], values: dict[str, Any]) -> Parsed:
     return Parsed(job, problems)
 
 
+def described_job(job_type: type[Options], values: dict[str, Any]) -> Parsed:
+    """What values describe, even where it could not run as it is; with what stands in its way among the warnings.
+
+    Raises:
+        Refused: with every name that is not known and every value that is not valid.
+    """
+    known, problems = _sort_out(job_type, values)
+    wrong = [problem for problem in problems if not problem.is_warning]
+    try:
+        job = job_type.from_values(known)
+    except Refused as refused:
+        raise Refused([*wrong, *refused.problems]) from refused
+    if wrong:
+        raise Refused(wrong)
+    return Parsed(job, problems + problems_of(job))
+
+
 def read_arguments(job_type: type[Options], arguments: list[str]) -> dict[str, Any]:
     """Plain values by option name, not yet validated."""
     values: dict[str, Any] = {}
@@ -83,10 +102,12 @@ def read_options_file(path: Path) -> dict[str, Any]:
     """The mapping in a YAML or JSON file (JSON is YAML).
 
     Raises:
-        UserError: it is missing, is not valid YAML (with line and column), or is no mapping.
+        UserError: it is missing or too large, is not valid YAML (with line and column), or is no mapping.
     """
     try:
-        content = read_options(path.read_text(encoding="utf-8-sig"))
+        if (size := path.stat().st_size) > LARGEST_FILE:
+            raise UserError("file_too_large", path=path, size=-(-size // 1024), most=LARGEST_FILE // 1024)
+        content = _content(path, path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError("file_unreadable", path=path, detail=error.strerror) from error
     except UnicodeDecodeError as error:
@@ -99,6 +120,11 @@ def read_options_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError("file_no_mapping", path=path)
     return {str(name): value for name, value in content.items()}
+
+
+def file_text(job: Options) -> str:
+    """The YAML that ``python app.py KIND FILE.yaml`` runs as exactly this job."""
+    return f"# {PROGRAM} {job.kind} FILE.yaml\n{write_yaml(shown_values(job))}"
 
 
 def preview(job: Options) -> str:
@@ -152,6 +178,15 @@ def help_text(job_type: type[Options], language: str = "en") -> str:
                 default = as_text(",".join(field.default) if isinstance(field.default, tuple) else field.default)
                 lines.append(f"      {words('cli.default', language, value=default)}")
     return "\n".join(lines)
+
+
+def _content(path: Path, text: str) -> Any:
+    if path.suffix.lower() == ".json":
+        try:
+            return json.loads(text)  # it may be indented with tabs, which YAML does not allow
+        except (ValueError, RecursionError):
+            pass  # read as YAML it says where the fault is
+    return read_options(text)
 
 
 def _values_of_flag(job_type: type[Options], name: str, rest: list[str]) -> Any:

@@ -1,4 +1,8 @@
-"""YAML in and out, with the numbers that PyYAML takes for texts: 1e-4 has no point in it, and so is no number to it."""
+"""YAML in and out, with the numbers that PyYAML takes for texts: 1e-4 has no point in it, and so is no number to it.
+
+What is read may come from anybody: aliases that stand for millions of values, and all else that is not YAML in earnest,
+is refused like any other fault.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 
 import yaml
 
+MOST_NODES = 20_000
+"""Values in one text, each counted as often as aliases repeat it."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -48,11 +54,34 @@ def _read(text: str, untyped: Callable[[yaml.Node], list[yaml.Node]]) -> Any:
         root = loader.get_single_node()
         if root is None:
             return None
+        _count(root, {})
         for node in untyped(root):
             _mark_numbers(node)
         return loader.construct_document(root)
+    except RecursionError as error:
+        raise _fault("it is nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # a date or a number that does not exist
+        raise _fault(str(error)) from error
     finally:
         loader.dispose()
+
+
+def _fault(said: str) -> yaml.YAMLError:
+    return yaml.MarkedYAMLError(problem=said)
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for. Raises: yaml.YAMLError, for too many, and for one that holds itself."""
+    found = known.get(id(node))
+    if found is None:
+        known[id(node)] = 0  # a node that is met inside itself
+        parts = (
+            [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else _children(node)
+        )
+        found = known[id(node)] = 1 + sum(_count(part, known) for part in parts)
+    if not 0 < found <= MOST_NODES:
+        raise _fault(f"aliases repeat it without end, or it holds more than {MOST_NODES} values")
+    return found
 
 
 def _mark_numbers(node: yaml.Node) -> None:

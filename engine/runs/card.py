@@ -14,9 +14,10 @@ from engine.options.yaml_text import write_yaml
 from engine.runs.facts import Facts, read_facts
 from engine.runs.folder import Folder
 from engine.runs.notes import read_notes
-from engine.runs.progress import clock, watch
+from engine.runs.progress import watch
 from engine.runs.read import State, read_job, read_language, read_state
 from engine.runs.record import write_text
+from engine.runs.times import clock
 from engine.runs.votes import tallies
 from engine.words import has_words, words
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from engine.runs.compare import NO_VALUE, SAME_LOSS, Outcome, Run, not_ranked, outcome
-from engine.runs.progress import clock
+from engine.runs.times import clock
 from engine.words import words
 
 FIGURES = ("status", "steps", "loss", "eval_best", "duration_s", "tokens_per_s", "peak_memory_bytes")

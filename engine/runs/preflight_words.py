@@ -7,7 +7,7 @@ from engine.catalog.devices import memory_text
 from engine.catalog.memory import Estimate
 from engine.options.command import as_text
 from engine.runs.preflight import Answer
-from engine.runs.progress import clock
+from engine.runs.times import clock
 from engine.words import words
 
 

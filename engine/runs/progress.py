@@ -11,27 +11,20 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine.runs.curves import Curve
 from engine.runs.facts import Facts
 from engine.runs.folder import Folder
+from engine.runs.phases import Phase, told
 from engine.runs.read import State, last_events, read_events, read_state
+from engine.runs.times import seconds
 
 SLICE_S, REST_S = 0.04, 0.06
 """A log is read for the page so long at a time, and then not for so long: Python's threads share one interpreter, and
 what reads keeps the others from answering."""
 HEAD_BYTES = 256
 """By its beginning a log is known again; and so little at its end is read in any case."""
-
-
-class Phase(NamedTuple):
-    """What is being done before, between and after the steps; ``name`` is a key below ``phases`` in the locales."""
-
-    name: str
-    current: int | None = None
-    total: int | None = None
-    unit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,8 +180,7 @@ class Watch:
         for event in events:
             self._facts.take(event)
             if "phase" in event:
-                named = {name: event[name] for name in ("current", "total", "unit") if name in event}
-                self._phase = Phase(event["phase"], **named)
+                self._phase = told(event, self._phase)
             elif "warning" in event:
                 warning = (event["warning"], event.get("facts") or {})
                 if warning not in self._warnings:
@@ -276,18 +268,3 @@ def _watch_of(folder: Folder) -> Watch:
         if key not in _watches:
             _watches[key] = Watch(folder)
         return _watches[key]
-
-
-def seconds(clock: str | None) -> float | None:
-    """``"1:02:03"`` or ``"2 days, 1:02:03"`` → seconds."""
-    if not clock:
-        return None
-    days, _, rest = clock.rpartition(" day")
-    hours, minutes, secs = rest.rsplit(" ", 1)[-1].split(":")
-    return (int(days) if days else 0) * 86400 + int(hours) * 3600 + int(minutes) * 60 + float(secs)
-
-
-def clock(time_s: float) -> str:
-    """Seconds as ``1:02:03``, the same in every language; what ``seconds`` reads."""
-    whole = max(0, int(time_s))
-    return f"{whole // 3600}:{whole % 3600 // 60:02}:{whole % 60:02}"

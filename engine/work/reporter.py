@@ -10,10 +10,11 @@ import torch
 from transformers import TrainerCallback
 
 from engine.runs.folder import Folder
-from engine.runs.progress import clock, is_measured
+from engine.runs.progress import is_measured
 from engine.runs.read import read_events
 from engine.runs.record import Recorder
 from engine.runs.summary import best_eval_loss
+from engine.runs.times import clock
 from engine.work.ranks import agree_to_stop
 
 STEP_INTERVAL_S = 2.0
@@ -33,6 +34,7 @@ class Reporter(TrainerCallback):
         self._recorder = recorder
         self._started = time.monotonic()
         self._told = 0.0
+        self._evaluated = 0
         self._first_step = 0
         self._first_tokens = 0
         self._is_resumed = _has_steps(recorder.folder)
@@ -58,6 +60,16 @@ class Reporter(TrainerCallback):
         self._tell(state, **values)
         if "eval_loss" in values and state.is_world_process_zero:
             self._recorder.state(summary={"best_eval_loss": best_eval_loss(self._recorder.folder)})
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        self._evaluated += 1
+        total = len(eval_dataloader) if hasattr(eval_dataloader, "__len__") else None
+        self._recorder.phase("evaluating", self._evaluated, total, "batches")
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._evaluated = 0
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._recorder.event(saved=f"checkpoint-{state.global_step}")

@@ -13,7 +13,16 @@ from pydantic import ValidationError
 
 from engine.errors import Refused, UserError
 from engine.options.base import allows_none, choices_of, limits_of, plain_type
-from engine.options.command import PROGRAM, as_text, job_from, parse, preview, read_arguments, read_options_file
+from engine.options.command import (
+    PROGRAM,
+    as_text,
+    file_text,
+    job_from,
+    parse,
+    preview,
+    read_arguments,
+    read_options_file,
+)
 from engine.options.jobs import JOBS, ChatJob, ServeJob, TrainJob
 from engine.options.option import about
 from engine.options.rules import problems_of, without_effect
@@ -121,6 +130,8 @@ def test_all_options_at_once_survive_command_line_and_yaml(kind, tmp_path):
         path.write_text(yaml.safe_dump(job.values(), allow_unicode=True), encoding="utf-8")
         assert job_type.from_values(read_options_file(path)) == job
         assert job_type.from_values(yaml.safe_load(path.read_text(encoding="utf-8"))) == job
+        path.write_text(file_text(job), encoding="utf-8")  # what the page saves
+        assert job_type.from_values(read_options_file(path)) == job
 
     trip()
 

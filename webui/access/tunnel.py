@@ -39,7 +39,8 @@ def _reason(error: Exception) -> tuple[str, dict[str, Any]]:
     if isinstance(error, ChecksumMismatchError):
         return "access.tunnel_program_differs", {"path": tunneling.BINARY_PATH}
     if isinstance(error, OSError | networking.httpx.HTTPError):
-        return "access.tunnel_program", {"path": tunneling.BINARY_PATH, "address": tunneling.BINARY_URL, "detail": error}
+        facts = {"path": tunneling.BINARY_PATH, "address": tunneling.BINARY_URL, "detail": error}
+        return "access.tunnel_program", facts
     if isinstance(error, ValueError):
         return "access.tunnel_refused", {"detail": str(error).splitlines()[-1]}
     return "access.tunnel_no_server", {"detail": error.__cause__ or error}  # which is asked first

@@ -14,7 +14,7 @@ EVENTS = frozenset((
     "page.build_page.<locals>.<lambda>", "page._watch_folders.<locals>.staying.<locals>.stay",
     "page._watch_folders.<locals>.arrive",
     "page._speak.<locals>.greet", "page._speak.<locals>.switch", "notify._looked", "topbar._who",
-    "access.banner.Banner._look",
+    "access.banner.Banner._look", "kept.Kept._restore",
     # runs: which one, its curves and its log
     "run_table._clicked", "curve_view.CurveView.connect.<locals>.zoomed",
     "curve_view.CurveView.connect.<locals>.<lambda>",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
-from engine.catalog.gguf_sizes import expected_size
+from engine.catalog.gguf_sizes import expected_size, expected_sizes
 from engine.errors import UserError
 from engine.work.gguf import checkout, convert, quantize, tensors
+from engine.work.gguf.growing import watched
 from engine.work.gguf.material import Material
 
 
@@ -34,10 +36,17 @@ def make(material: Material, paths: dict[str, Path], recorder) -> None:
     whole = direct.get(material.whole, between)
     try:
         _write_whole(material, {**direct, material.whole: whole}, paths, recorder)
+        sizes = {} if material.adapter else expected_sizes(material.folder)
+        total, before = sum(sizes.get(outtype, 0) for outtype in others), 0
         for done, (outtype, path) in enumerate(others.items()):
-            recorder.phase("quantizing", done, len(others), "files")
             recorder.check_stop()
-            quantize.quantize(whole, path, outtype, material.importance)
+            if total:
+                recorder.phase("quantizing", before, total, "bytes")
+            else:  # the weights lie in no file whose sizes can be read
+                recorder.phase("quantizing", done, len(others), "files")
+            with watched(path, before, total, recorder) if total else nullcontext():
+                quantize.quantize(whole, path, outtype, material.importance)
+            before += sizes.get(outtype, 0)
     finally:
         between.unlink(missing_ok=True)
     recorder.check_stop()
