@@ -17,6 +17,7 @@ from engine.runs.progress import Progress
 from engine.runs.read import UNREADABLE, read_job
 from engine.words import words
 from webui import live
+from webui.access.allowed import allowed_path
 from webui.controls import NOTHING
 from webui.dataset_rows import dataset_names
 from webui.form import Form, refusal
@@ -136,7 +137,7 @@ def _is_away(memory: dict[str, bool] | None) -> bool:
 def steps_of(path: str | None, datasets: Sequence[str], run: Folder | None, language: str) -> list[Step]:
     """How far a visitor is. Args: path: of the model; run: the training that is watched."""
     progress = live.look(run)
-    has_model = bool(path and path.strip()) and model_problem(path) is None
+    has_model = _is_model(path)
     target = target_of(run) if progress is not None and not live.is_active(progress) else {}
     is_loaded = bool(target) and target == _loaded()
 
@@ -154,6 +155,13 @@ def steps_of(path: str | None, datasets: Sequence[str], run: Folder | None, lang
         ),
         Step(is_loaded, bool(target), text("chat.loaded" if is_loaded else "chat.text")),
     ]  # fmt: skip
+
+
+def _is_model(path: str | None) -> bool:
+    try:
+        return bool(path and path.strip()) and model_problem(str(allowed_path(path))) is None
+    except UserError:
+        return False
 
 
 def _trained(run: Folder | None, progress: Progress | None, language: str) -> str:

@@ -16,7 +16,9 @@ import gradio as gr
 
 from engine.errors import Problem, Refused, UserError
 from engine.options.command import described_job, file_text, read_options_file
+from engine.options.reference import in_our_words
 from engine.words import words
+from webui.access.allowed import allowed_values
 from webui.controls import takes, to_control
 from webui.curve_view import TAKE
 from webui.form import Form, notice, problems_in, refusal, warnings_notice
@@ -82,7 +84,9 @@ class Settings:
     def _loaded(self, path: Path, language: str) -> tuple[list[Any], str]:
         """One update an input, and what is said of it. Raises: UserError, for a file that cannot be taken."""
         form = self._form
-        job, problems = described_job(form.job_type, read_options_file(path))
+        asked = read_options_file(path)
+        allowed_values(form.job_type, in_our_words(form.job_type, asked))
+        job, problems = described_job(form.job_type, asked)
         wrong = [
             Problem("not_a_choice", name, {"option": name, "value": getattr(job, name), "choices": _offered(each)})
             for name, each in form.controls.items()

@@ -277,13 +277,32 @@ def test_home_is_no_root_where_others_come_in(tmp_path, monkeypatch):
         allowed_by(Serve(roots=("gone",)), has_door=True)
 
 
-def test_code_of_models_runs_only_where_the_start_allows_it_and_nobody_else_comes_in():
+def test_code_of_models_runs_only_where_the_start_allows_it_and_nobody_else_comes_in(monkeypatch):
     trusting = Serve(trust_remote_code=True)
     with refusal("remote_code_shared"):
         allowed_by(trusting, has_door=True)
     for is_allowed in (False, True):
-        allow(Allowed((Path.cwd(),), remote_code=is_allowed))
-        try:
-            assert allowed_values(TrainJob, {}) == ({"trust_remote_code": True} if is_allowed else {})
-        finally:
-            allow(None)
+        monkeypatch.setattr(rules, "_allowed", Allowed((Path.cwd(),), remote_code=is_allowed))
+        assert allowed_values(TrainJob, {}) == ({"trust_remote_code": True} if is_allowed else {})
+
+
+@pytest.mark.parametrize("name", sorted({"dataset_dir", "dataset", "model_name_or_path", "output_dir", "ref_model"}))
+def test_a_file_of_settings_leads_nowhere_either(page, place, seen, tmp_path, name):
+    load = next(event for event in page.fns.values() if event.fn and event.fn.__qualname__ == "Settings._on_load")
+    for kind, text in attacks(place).items():
+        for key in (name, name.replace("_", "-")):
+            file = tmp_path / "settings.yaml"
+            file.write_text(json.dumps({key: text}), encoding="utf-8")
+            said = load.fn("en", str(file), *[each.value for each in load.inputs[2:]])[0]
+            assert 'role="alert"' in said and "canary" not in said, kind
+            assert not seen, kind
+
+
+def test_what_a_browser_kept_leads_nowhere_either(page, place, seen):
+    restore = next(event for event in page.fns.values() if event.fn and event.fn.__qualname__ == "Kept._restore")
+    for kind, text in attacks(place).items():
+        kept = {"train": {name: [text] if name in ("dataset", "adapter_name_or_path") else text
+                          for name in ("dataset", "dataset_dir", "model_name_or_path", "ref_model")}}  # fmt: skip
+        said = restore.fn(gr.Request(Request({"type": "http", "headers": []})), json.dumps(kept), "en")
+        assert not seen, kind
+        assert "canary" not in str(said)
