@@ -43,11 +43,13 @@ def test_switching_language_keeps_what_was_typed_and_lasts_over_a_reload(visit):
 
 def test_only_what_the_method_uses_is_shown(visit):
     page = visit()
+    heading = page.get_by_role("heading", name=words("groups.lora.label"), exact=True)
     expect(page.locator("#lora_rank")).to_be_visible()
+    expect(heading).to_have_count(1)
     expect(page.locator("#freeze_trainable_layers")).to_have_count(0)
     choose(page, "finetuning_type", words("choices.finetuning_type.full"))
     expect(page.locator("#lora_rank")).to_have_count(0)
-    expect(page.get_by_text(words("groups.lora.label"), exact=True)).to_have_count(0)  # nor its heading
+    expect(heading).to_have_count(0)
     choose(page, "finetuning_type", words("choices.finetuning_type.freeze"))
     expect(page.locator("#freeze_trainable_layers")).to_be_visible()
 
