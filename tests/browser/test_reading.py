@@ -134,7 +134,7 @@ CONTRAST = """
 """By the formula of WCAG 2.2, of a colour against what lies behind the element."""
 SEEN = [
     ("runs", "#runs-filter input", "borderTopColor", None, 3), ("runs", "#runs-kinds .wrap", "borderTopColor", None, 3),
-    ("runs", "#run-edit input", "borderTopColor", None, 3), ("runs", "#appearance select", "borderTopColor", None, 3),
+    ("runs", "#run-edit input", "borderTopColor", None, 3), ("runs", "#appearance [role=radiogroup]", "borderTopColor", None, 3),
     ("runs", "#run-curve-log input", "borderTopColor", None, 3), ("runs", "#run-curve path.raw", "stroke", None, 3),
     ("runs", "#run-curve path.smooth", "stroke", None, 3), ("runs", "#run-curve path.evaluated", "stroke", None, 3),
     ("runs", "#runs-filter input", "color", "::placeholder", 4.5), ("runs", "#tab-runs-button", "color", None, 4.5),
@@ -159,19 +159,19 @@ def test_borders_lines_and_hints_can_be_told_from_what_is_behind_them(visit, fur
 
 def test_light_or_dark_is_chosen_at_once_and_kept(visit):
     page = visit(color_scheme="dark")
-    body, choice = page.locator("body"), page.locator("#appearance select")
+    body = page.locator("body")
     is_dark = "document.body.classList.contains('dark')"
     assert page.evaluate(is_dark), "as the browser prefers"
-    choice.select_option("light")
+    page.get_by_role("radio", name=words("look.light"), exact=True).check()
     assert not page.evaluate(is_dark), "in the browser alone, so at once"
     page.reload()
     page.locator("#start").wait_for()
-    expect(choice).to_have_value("light")
+    expect(page.get_by_role("radio", name=words("look.light"), exact=True)).to_be_checked()
     expect(body).not_to_have_class("dark")
     page.emulate_media(color_scheme="light")
-    choice.select_option("dark")
+    page.get_by_role("radio", name=words("look.dark"), exact=True).check()
     assert page.evaluate(is_dark)
-    choice.select_option("auto")
+    page.get_by_role("radio", name=words("look.auto"), exact=True).check()
     assert not page.evaluate(is_dark)
     page.emulate_media(color_scheme="dark")
     page.wait_for_function(is_dark)
