@@ -6,11 +6,12 @@ from pathlib import Path
 
 import gradio as gr
 
+from webui.aloud import LISTEN
 from webui.appearance import FOLLOW
 
 CSS = Path(__file__).with_name("page.css")
 
-HEAD = '<meta name="color-scheme" content="light dark">' + FOLLOW
+HEAD = '<meta name="color-scheme" content="light dark">' + FOLLOW + LISTEN
 
 QUIET, QUIET_DARK = "#52617a", "#9fb0c8"
 FAINT, FAINT_DARK = "#5f6e86", "#94a3b8"

@@ -43,7 +43,7 @@ def furnished(bare: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def each_tab(page: Page) -> Iterator[str]:
     for tab in TABS:
         open_tab(page, tab)
-        expect(page.locator(f"#tab-{tab}")).to_be_visible()
+        expect(page.locator(f"#tab-{tab}-button")).to_have_attribute("aria-selected", "true")
         page.wait_for_timeout(900)  # what follows from the click
         open_all(page)
         yield tab
@@ -132,27 +132,34 @@ CONTRAST = """
 })
 """
 """By the formula of WCAG 2.2, of a colour against what lies behind the element."""
-SEEN = [
-    ("runs", "#runs-filter input", "borderTopColor", None, 3), ("runs", "#runs-kinds .wrap", "borderTopColor", None, 3),
-    ("runs", "#run-edit input", "borderTopColor", None, 3), ("runs", "#appearance [role=radiogroup]", "borderTopColor", None, 3),
-    ("runs", "#run-curve-log input", "borderTopColor", None, 3), ("runs", "#run-curve path.raw", "stroke", None, 3),
-    ("runs", "#run-curve path.smooth", "stroke", None, 3), ("runs", "#run-curve path.evaluated", "stroke", None, 3),
-    ("runs", "#runs-filter input", "color", "::placeholder", 4.5), ("runs", "#tab-runs-button", "color", None, 4.5),
-    ("train", "#learning_rate input", "borderTopColor", None, 3),
-    ("train", "#lora_alpha input", "color", "::placeholder", 4.5),
-    ("chat", "#chat-question textarea", "color", "::placeholder", 4.5),
-]  # fmt: skip
+SEEN = {
+    "train": [
+        ("#learning_rate :is(input, textarea)", "borderTopColor", None, 3),
+        ("#lora_alpha :is(input, textarea)", "color", "::placeholder", 4.5),
+    ],
+    "chat": [("#chat-question textarea", "color", "::placeholder", 4.5)],
+    "runs": [
+        ("#runs-filter :is(input, textarea)", "borderTopColor", None, 3),
+        ("#runs-filter :is(input, textarea)", "color", "::placeholder", 4.5),
+        ("#runs-kinds .wrap:has(> .wrap-inner)", "borderTopColor", None, 3),
+        ("#run-edit input", "borderTopColor", None, 3),
+        ("#appearance [role=radiogroup]", "borderTopColor", None, 3),
+        ("#run-curve-log input", "borderTopColor", None, 3),
+        *((f"#run-curve path.{line}", "stroke", None, 3) for line in ("raw", "smooth", "evaluated")),
+    ],
+}
+"""By tab: of what, which colour, and how much at least."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_borders_lines_and_hints_can_be_told_from_what_is_behind_them(visit, furnished, scheme):
     page = visit(color_scheme=scheme)
-    for tab in ("train", "chat", "runs"):
+    for tab, seen in SEEN.items():
         open_tab(page, tab)
         if tab == "runs":
             page.locator("#runs-table tr:has(.chip.done):has(.tick input) td.name").first.click()
             expect(page.locator("#run-curve .chart.large")).to_be_visible()
-        for _, selector, *what, least in (each for each in SEEN if each[0] == tab):
+        for selector, *what, least in seen:
             found = page.evaluate(CONTRAST, [selector, *what])
             assert found and min(found) >= least, f"{selector} {what}: {found}"
 
@@ -184,8 +191,9 @@ def test_what_the_page_says_to_who_does_not_see_it(visit, furnished):
         open_tab(page, tab)
         heading = page.get_by_role("heading", level=2, name=words(f"page.tabs.{tab}", "ko"), exact=True)
         expect(heading).to_have_count(1)
-    for name in ("train", "runs", "chat"):
-        expect(page.locator(f"#{name}-notice")).to_have_attribute("aria-live", "polite")
+    page.locator("#chat-question textarea").fill("?")
+    page.keyboard.press("Enter")
+    expect(page.locator("#said[role=status]")).to_contain_text(words("page.chat.nothing_loaded", "ko"))
     open_tab(page, "runs")
     bare_heads = page.locator("#runs-table thead th:not([scope=col])")
     expect(page.locator("#runs-table thead th")).not_to_have_count(0)
