@@ -44,7 +44,7 @@ def each_tab(page: Page) -> Iterator[str]:
     for tab in TABS:
         open_tab(page, tab)
         expect(page.locator(f"#tab-{tab}-button")).to_have_attribute("aria-selected", "true")
-        page.wait_for_timeout(900)  # what follows from the click
+        page.wait_for_timeout(600)  # what follows from the click
         open_all(page)
         yield tab
 
@@ -57,61 +57,6 @@ def barriers(page: Page, width: int, place: str) -> list[str]:
         page.wait_for_timeout(300)
         found += [f"{place} {width} {scheme}: {each}" for each in faults(page, rule)]
     return found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", WIDTHS)
-def test_no_barrier_on_a_page_without_runs(visit, bare, width):
-    page = visit(width=width)
-    page.set_viewport_size({"width": width, "height": TALL})
-    found = [each for tab in each_tab(page) for each in barriers(page, width, tab)]
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", WIDTHS)
-def test_no_barrier_where_much_has_happened(visit, furnished, width):
-    page = visit(width=width)
-    page.set_viewport_size({"width": width, "height": TALL})
-    found = []
-    for tab in each_tab(page):
-        if tab == "runs":
-            page.locator("#runs-table tr:has(.tick input) .tick input").first.check()
-            page.locator("#runs-table tr:not(.chosen) .tick input").last.check()
-            expect(page.locator("#compare-tables .outcomes")).to_be_visible()
-            page.locator("#runs-table tr:has(.chip.failed) td.name").click()
-            expect(page.locator("#run-status .cause")).to_be_visible()
-            page.locator("#run-edit [data-act=delete]").click()
-            expect(page.get_by_role("alertdialog")).to_be_visible()
-            open_all(page)
-        found += barriers(page, width, tab)
-    assert not found, "\n".join(found)
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_no_barrier_at_the_door(chromium, tmp_path, scheme):
-    client = TestClient(Door(None, {}, Sessions(tmp_path / "sessions", {}), ()))
-    page = chromium.new_page(color_scheme=scheme)
-    for answer in (
-        client.get("/", headers={"accept": "text/html"}), client.post("/login", data={"name": "a", "password": "b"}),
-    ):  # fmt: skip
-        page.set_content(answer.text)
-        assert page.locator("input").count() == 2
-        assert not (found := faults(page)), found
-    page.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_cut_off_in_any_language(visit, furnished, width):
-    page = visit(width=width)
-    found = []
-    for code in WRITTEN:
-        choose(page, "language", LANGUAGES[code])
-        expect(page.locator("#tab-runs-button")).to_have_text(words("page.tabs.runs", code))
-        for tab in each_tab(page):
-            found += [f"{code} {tab} {width}: {each}" for each in page.evaluate(CUT_OFF)]
-    assert not found, "\n".join(found)
 
 
 CONTRAST = """
@@ -207,3 +152,57 @@ def test_what_the_page_says_to_who_does_not_see_it(visit, furnished):
     page.keyboard.press("Escape")
     expect(page.get_by_role("alertdialog")).to_have_count(0)
     expect(asks).to_be_focused()
+
+
+@pytest.mark.slow
+def test_no_barrier_on_a_page_without_runs(visit, bare):
+    page = visit()
+    page.set_viewport_size({"width": 1440, "height": TALL})
+    found = [each for tab in each_tab(page) for each in barriers(page, 1440, tab)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_barrier_where_much_has_happened(visit, furnished, width):
+    page = visit(width=width)
+    page.set_viewport_size({"width": width, "height": TALL})
+    found = []
+    for tab in each_tab(page):
+        if tab == "runs":
+            page.locator("#runs-table tr:has(.tick input) .tick input").first.check()
+            page.locator("#runs-table tr:not(.chosen) .tick input").last.check()
+            expect(page.locator("#compare-tables .outcomes")).to_be_visible()
+            page.locator("#runs-table tr:has(.chip.failed) td.name").click()
+            expect(page.locator("#run-status .cause")).to_be_visible()
+            page.locator("#run-edit [data-act=delete]").click()
+            expect(page.get_by_role("alertdialog")).to_be_visible()
+            open_all(page)
+        found += barriers(page, width, tab)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barrier_at_the_door(chromium, tmp_path, scheme):
+    client = TestClient(Door(None, {}, Sessions(tmp_path / "sessions", {}), ()))
+    page = chromium.new_page(color_scheme=scheme)
+    for answer in (
+        client.get("/", headers={"accept": "text/html"}), client.post("/login", data={"name": "a", "password": "b"}),
+    ):  # fmt: skip
+        page.set_content(answer.text)
+        assert page.locator("input").count() == 2
+        assert not (found := faults(page)), found
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_cut_off_in_any_language(visit, furnished, width):
+    page = visit(width=width)
+    found = []
+    for code in WRITTEN:
+        choose(page, "language", LANGUAGES[code])
+        expect(page.locator("#tab-runs-button")).to_have_text(words("page.tabs.runs", code))
+        for tab in each_tab(page):
+            found += [f"{code} {tab} {width}: {each}" for each in page.evaluate(CUT_OFF)]
+    assert not found, "\n".join(found)
