@@ -19,13 +19,14 @@ from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
 from webui.access.allowed import allowed_entry
+from webui.aloud import SPEAKS
 from webui.controls import NOTHING
 from webui.data_lengths import DataLengths
 from webui.data_report import ON_REPORT_CLICK, has_clean_copy, read_report, report, write_clean_copy
 from webui.data_rows import DataRows
 from webui.data_seen import SETTINGS, settings_job
 from webui.dataset_rows import dataset_names
-from webui.form import SPEAKS, notice, refusal
+from webui.form import notice, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked
 

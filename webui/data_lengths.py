@@ -10,8 +10,9 @@ import gradio as gr
 
 from engine.catalog.lengths import Bar, Lengths
 from engine.words import words
+from webui.aloud import SPEAKS
 from webui.curve import number, ticks
-from webui.form import SPEAKS, notice
+from webui.form import notice
 from webui.frame import QUICK, Frame
 from webui.language import escaped
 

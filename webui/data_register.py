@@ -17,9 +17,10 @@ from engine.catalog.rows import Row
 from engine.errors import UserError
 from engine.words import words
 from webui.access.allowed import allowed_path
+from webui.aloud import SPEAKS
 from webui.data_columns import ColumnControls, format_of, mapped_entry, roles_in
 from webui.dataset_rows import dataset_names, row_conversation
-from webui.form import SPEAKS, notice
+from webui.form import notice
 from webui.frame import FREE, QUICK, Frame
 from webui.language import escaped, marked
 

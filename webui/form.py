@@ -20,8 +20,6 @@ from webui.controls import control, from_control, to_control
 from webui.frame import QUICK
 from webui.language import Texts, escaped, in_red, marked
 
-SPEAKS = "element.setAttribute('aria-live', 'polite')"
-"""Of a place for notices: what appears in it is read out."""
 FURTHER = "further_options"
 """Stands for the box with options that have no control, where a problem is told."""
 SHOW_FIRST_PROBLEM = """

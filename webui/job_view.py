@@ -14,8 +14,9 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
+from webui.aloud import SPEAKS
 from webui.empty import nothing_yet
-from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped
 from webui.settings import Settings

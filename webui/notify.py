@@ -41,10 +41,6 @@ draw();
 """Asks the browser only when the box is ticked; the answer is kept by the browser, for all its tabs."""
 WATCH = """
 const alive = new Set();
-const said = document.createElement('div');
-said.className = 'unseen';
-said.role = 'status';
-document.body.append(said);
 let watched = null, ended = null;
 const tell = (run) => {
   if (localStorage.getItem('lathe-notify') !== 'true' || window.Notification?.permission !== 'granted') return;
@@ -60,7 +56,7 @@ const read = () => {
     if (run.active) alive.add(run.name);
     else if (alive.delete(run.name)) {
       ended = run.key;
-      said.textContent = `${run.name}: ${run.body}`;
+      window.dispatchEvent(new CustomEvent('lathe-say', {detail: `${run.name}: ${run.body}`}));
       if (navigator.locks) navigator.locks.request('lathe-told', () => tell(run));
       else tell(run);
     }

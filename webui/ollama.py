@@ -16,7 +16,8 @@ from engine.runs.start import start
 from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
-from webui.form import SPEAKS, Form, notice, problems_in, refusal
+from webui.aloud import SPEAKS
+from webui.form import Form, notice, problems_in, refusal
 from webui.frame import FREE, PRIVATE, QUICK, Frame, Panel
 from webui.job_view import JobView
 from webui.language import escaped, marked

@@ -27,7 +27,8 @@ from engine.runs.preflight_words import (
 from engine.runs.start import start
 from engine.words import words
 from webui import live
-from webui.form import SPEAKS, Form, notice, problems_in, refusal
+from webui.aloud import SPEAKS
+from webui.form import Form, notice, problems_in, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, marked, sentence
 

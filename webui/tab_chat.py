@@ -14,10 +14,11 @@ from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.words import words
 from webui import live
+from webui.aloud import SPEAKS
 from webui.chat_prompts import ChatPrompts
 from webui.chat_room import ChatRoom
 from webui.chat_sides import ChatSides
-from webui.form import SPEAKS, Form, notice, problems_in, refusal, warnings_notice
+from webui.form import Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.language import escaped, help_of, in_red, named
 from webui.ollama_look import model_names

@@ -16,11 +16,12 @@ from engine.runs.stop import ask_to_stop
 from engine.words import words
 from webui import live
 from webui.again import Again
+from webui.aloud import SPEAKS
 from webui.checkpoints_view import CheckpointsView, export_updates
 from webui.clone import Clone
 from webui.compare import CompareView
 from webui.curve_view import CurveView
-from webui.form import SPEAKS, notice, refusal
+from webui.form import notice, refusal
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.ladder import ladder_table
 from webui.language import escaped

@@ -17,9 +17,10 @@ from engine.runs.queue import submit
 from engine.runs.stop import ask_to_stop, end_now
 from engine.words import words
 from webui import live
+from webui.aloud import SPEAKS
 from webui.curve_view import CurveView
 from webui.dataset_rows import DatasetRows, dataset_names
-from webui.form import SHOW_FIRST_PROBLEM, SPEAKS, Form, notice, problems_in, refusal, warnings_notice
+from webui.form import SHOW_FIRST_PROBLEM, Form, notice, problems_in, refusal, warnings_notice
 from webui.frame import FREE, QUICK, Frame, Panel
 from webui.guide import Guide, target_of_training
 from webui.language import escaped, explained

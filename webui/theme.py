@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from webui.aloud import LISTEN
 from webui.appearance import FOLLOW
 
 CSS = Path(__file__).with_name("page.css")
@@ -23,7 +24,8 @@ FONT_MONO = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "Noto Sans M
 
 
 def head() -> str:
-    return f'<meta name="color-scheme" content="light dark">{FOLLOW}<script>{GLOSSARY.read_text("utf-8")}</script>'
+    script = f"<script>{GLOSSARY.read_text('utf-8')}</script>"
+    return f'<meta name="color-scheme" content="light dark">{FOLLOW}{LISTEN}{script}'
 
 
 def theme() -> gr.themes.Base:

@@ -13,11 +13,11 @@ CUT_OFF = """
   const isSeen = (each) => each.checkVisibility({visibilityProperty: true, opacityProperty: true});
   const hidden = '.unseen, .spoken, .out-of-sight, .skip, .topbar .info-text, .hints, [aria-hidden=true], option';
   const isHidden = (each) => each.closest(hidden) || [...ancestors(each)].some(
-    (above) => getComputedStyle(above).clipPath !== 'none');
+    (above) => above.clientWidth === 1 || getComputedStyle(above).clipPath !== 'none');
   function* ancestors(each) { for (let at = each; at && at !== document.body; at = at.parentElement) yield at; }
   const named = (each, why) => {
     const place = [...ancestors(each)].find((above) => above.id && !/\\d/.test(above.id));
-    const text = (each.value ?? each.textContent).trim().slice(0, 60);
+    const text = (each.value || each.textContent).trim().slice(0, 60);
     return `#${place?.id} ${each.tagName.toLowerCase()} "${text}": ${why}`;
   };
   const boxes = (node, from = 0, to = node.length) => {
