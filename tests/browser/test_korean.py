@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -20,7 +19,7 @@ OWN_ROWS = [
     {"instruction": f"{n} 더하기 {n}은 얼마인가요?", "output": f"{n} 더하기 {n}은 {2 * n}입니다."} for n in range(8)
 ]
 SEEN = """() => {
-    const foreign = "code, pre, .cm-editor, .log, .log-view, [data-testid=bot], [data-testid=user], .turn";
+    const foreign = "code, pre, .cm-editor, .log, .log-view, [data-testid=bot], [data-testid=user], .turn p, .rendered";
     const shown = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const owner = node.parentElement;
@@ -54,7 +53,7 @@ def in_sight(found: Locator) -> Locator:
 
 
 def press(page: Page, name: str) -> None:
-    in_sight(page.get_by_role("button", name=name, exact=True)).click()
+    in_sight(page.get_by_role("button", name=re.compile(rf"^\s*{re.escape(name)}[\s▼]*$"))).click()
 
 
 def open_tab(page: Page, name: str) -> None:
@@ -62,7 +61,8 @@ def open_tab(page: Page, name: str) -> None:
 
 
 def field(page: Page, label: str) -> Locator:
-    return in_sight(page.get_by_label(label, exact=True))
+    """A control by its label, behind which its help may stand."""
+    return in_sight(page.get_by_label(re.compile(rf"^\s*{re.escape(label)}(\s|$)")))
 
 
 def write(page: Page, label: str, text: str) -> None:
@@ -70,9 +70,12 @@ def write(page: Page, label: str, text: str) -> None:
 
 
 def wait_until_done(page: Page) -> None:
+    """Until what was just begun has ended; what ended before it may still be in sight."""
+    going = in_sight(page.get_by_text(re.compile("^(대기 중|시작 중|실행 중)$")))
+    expect(going).to_be_visible()
+    expect(going).to_be_hidden(timeout=JOB_MS)
     ended = in_sight(page.get_by_text(re.compile("^(완료|실패|비정상 종료)$")))
-    expect(ended).to_be_visible(timeout=JOB_MS)
-    assert ended.inner_text() == "완료"
+    expect(ended).to_have_text("완료")
 
 
 def ask(page: Page) -> None:
@@ -135,12 +138,12 @@ def test_the_whole_journey_in_korean_alone(visit, workshop, tmp_path, ollama_por
     expect(in_sight(page.get_by_text("--max_steps 2"))).to_be_visible()
     only_korean(page)
     press(page, "학습 시작")
-    expect(in_sight(page.get_by_text(re.compile("스텝 [12] / 2")))).to_be_visible(timeout=JOB_MS)
     wait_until_done(page)
     expect(in_sight(page.get_by_role("img", name=re.compile("손실")))).to_be_visible()
-    expect(page.get_by_label("로그", exact=True).filter(visible=True).first).not_to_be_empty()
+    expect(in_sight(page.get_by_text("스텝 2 / 2"))).to_be_visible()
+    expect(in_sight(page.get_by_role("log", name="로그"))).not_to_be_empty()
     only_korean(page)
-    (run,) = [path for path in workshop.glob("saves/SmolLM2*/lora/train_*") if file_says(path, name)]
+    run = max(workshop.glob("saves/SmolLM2*/lora/train_*"), key=lambda path: path.name)
 
     # Merged from the list of runs, and talked to.
     open_tab(page, "실행 목록")
@@ -168,7 +171,3 @@ def test_the_whole_journey_in_korean_alone(visit, workshop, tmp_path, ollama_por
         expect(in_sight(page.get_by_text('"deotsem"이(가)'))).to_be_visible(timeout=JOB_MS)
         only_korean(page)
         assert list(server.models) == ["deotsem:latest"] and server.faults == []
-
-
-def file_says(run: Path, dataset: str) -> bool:
-    return f"dataset: {dataset}" in (run / "job.yaml").read_text(encoding="utf-8")

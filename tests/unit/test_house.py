@@ -7,6 +7,7 @@ import re
 import string
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +86,22 @@ def test_a_file_of_the_page_has_no_text_of_its_own(path):
         if re.search(r"[A-Za-z]{2} ", str(word.value.value))
     ]
     assert texts == []
+
+
+@pytest.mark.parametrize("path", [*code_files("webui", "terminal", "engine/options"), Path("app.py")], ids=str)
+def test_no_sentence_stands_in_the_code(path):
+    """What a person reads there is looked up; an exception of ours and a docstring may speak English."""
+    tree = tree_of(path)
+    silent = {id(part) for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
+    silent |= {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    sentences = [
+        f"{path}:{node.lineno}: {node.value!r}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in silent
+        if re.search(r"[A-Za-z]{2,} [A-Za-z']{2,} [A-Za-z]{2,}", node.value)
+        if not re.search(r"[<>{};=$]|Noto Sans", node.value)  # HTML, JavaScript, fonts
+    ]
+    assert sentences == []
 
 
 def test_building_the_page_loads_no_torch():

@@ -90,6 +90,18 @@ def test_long_texts_are_in_the_language_itself(language):
     assert foreign == []
 
 
+def test_korean_particles_fit_whatever_is_filled_in():
+    """They follow the last sound of the word before: after a fact both are written, or a noun stands between."""
+    sizes = {"asked", "free", "merged", "needed", "size", "used"}  # end in GB or MB, so always in a vowel
+    found = [
+        f"{key}: {text}"
+        for key, text in all_words("ko").items()
+        for fact in re.findall(r"\{(\w+)\}[`\"”]?(?:을|를|은|는|과|와|이|가|로|으로)(?=[ ,.:]|$)", text)
+        if fact not in sizes
+    ]
+    assert found == []
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_no_key_is_written_twice(language):
     """YAML keeps the last of two equal keys without a word."""
@@ -150,7 +162,16 @@ def test_help_does_not_repeat_the_label():
 
 @pytest.mark.parametrize(
     ("header", "language"),
-    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("fr-FR,ko;q=0.5", "ko"), ("fr", "en"), ("", "en"), (None, "en"), ("JA", "ja")],
+    [
+        ("zh-CN,zh;q=0.9,en;q=0.8", "zh"),
+        ("zh-TW", "zh"),
+        ("fr-FR,ko;q=0.5", "ko"),
+        ("ko-KR,en", "ko"),
+        ("fr", "en"),
+        ("", "en"),
+        (None, "en"),
+        ("JA", "ja"),
+    ],
 )
 def test_a_browser_is_met_in_its_language(header, language):
     assert nearest_language(header) == language
