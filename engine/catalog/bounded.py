@@ -90,7 +90,7 @@ class Bounded(ImmutableSandboxedEnvironment):
         spend(_size_of(operator, left, right))
         return super().call_binop(context, operator, left, right)
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **named: Any) -> Any:  # noqa: N805
+    def call(__self, __context: Any, __obj: Any, *args: Any, **named: Any) -> Any:
         """As in the class above, whose first names leave all others to what is called."""
         text = getattr(__obj, "__self__", None)
         if not isinstance(text, str | bytes | int):

@@ -1,6 +1,6 @@
 """What a worker prints goes into its run's log, and errors of libraries may quote a token: it is taken out before.
 
-Only values of the environment whose names say that they are secret are known here, in the spelling that they have there.
+Only values of the environment whose names say that they are secret are known here, spelled as they are there.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Files that mean harm: archives, links, devices, bombs of every format, weights that are programs, poisoned configs."""
 
+# ruff: noqa: E501, an attack is left in one line
+
 from __future__ import annotations
 
 import gzip

@@ -1,5 +1,7 @@
 """What a model, a dataset, a run or a file name says is shown as text: no script of it runs, nothing of it is fetched."""
 
+# ruff: noqa: E501, an attack is left in one line
+
 from __future__ import annotations
 
 import json
@@ -12,7 +14,7 @@ from playwright.sync_api import expect
 from engine.runs.chat import Piece
 from engine.runs.folder import Folder
 from engine.runs.record import append_line, update_state
-from engine.runs.talks import Answer, Talk, new_name, write_talk
+from engine.runs.talks import Answer, Talk, write_talk
 from tests.browser.steps import add_name, fill, open_tab
 from tests.security.attack import PASSWORDS
 

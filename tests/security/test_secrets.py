@@ -41,7 +41,8 @@ def quoted(target, fort, bundled_model) -> dict[str, subprocess.CompletedProcess
     (folder / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
     said = {"train": program(fort, "train", "--model_name_or_path", "quoting", "--dataset", "identity", "--template",
                              "chatml", "--max_steps", "1", "--output_dir", "saves/quoting/lora/train_1")}  # fmt: skip
-    for command in (("runs",), ("env",), ("runs", "log", "quoting/lora/train_1"), ("runs", "show", "quoting/lora/train_1"),
+    for command in (("runs",), ("env",), ("runs", "log", "quoting/lora/train_1"),
+                    ("runs", "show", "quoting/lora/train_1"),
                     ("runs", "watch", "quoting/lora/train_1"), ("webui", "--help"), ("train", "--help")):  # fmt: skip
         said[" ".join(command)] = program(fort, *command)
     assert said["train"].returncode == 1, said["train"].stderr.decode()[-2000:]

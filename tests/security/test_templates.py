@@ -1,5 +1,7 @@
 """A chat template that came with a model and means harm: refused with a sentence, within its time and memory."""
 
+# ruff: noqa: E501, an attack is left in one line
+
 from __future__ import annotations
 
 import ast
