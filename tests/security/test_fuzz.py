@@ -94,7 +94,8 @@ def odd_request(dice: random.Random, target, routes: list[str]) -> dict:
             text,
             dice.choice(("multipart/form-data", "application/x-www-form-urlencoded", "application/xml")),
         )
-    return {"url": url, "content": content, "headers": {"content-type": kind.encode("latin-1")}}
+    headers = {"content-type": kind.encode("latin-1"), "connection": "close"}
+    return {"url": url, "content": content, "headers": headers}
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +128,9 @@ def test_a_thousand_malformed_requests(apart, routes, who):
         try:
             with client.stream("POST", **request, timeout=60) as answer:
                 text = "".join(part for part, _ in zip(answer.iter_text(), range(20), strict=False))
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
             codes["hung up"] += 1
+            print("HUNG", repr(error), request["url"], request["headers"], request["content"][:150])
             continue
         codes[answer.status_code] += 1
         assert "Traceback" not in text and 'File "' not in text and not leaks(text), (request, text[:500])
