@@ -91,11 +91,9 @@ class Page(gr.Blocks):
     async def preprocess_data(
         self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **options: Any
     ) -> list[Any]:
-        """A conversation that comes from a browser is text: gradio 6.31 would also make components of it, with whatever
-        settings it names, and fetch or copy the files that they name."""
-        for block, value in zip(block_fn.inputs, inputs, strict=False):
-            if isinstance(block, gr.Chatbot) and not _is_text(value):
-                raise _stranger()
+        """Only of what the page's own browser part sends."""
+        if not all(_fits(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)):
+            raise _stranger()
         return await super().preprocess_data(block_fn, inputs, *args, **options)
 
     async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
@@ -128,6 +126,19 @@ def _taken_apart(inputs: list[Any]) -> list[Any]:
     if not isinstance(values, list):
         raise _stranger()
     return values
+
+
+def _fits(block: Any, value: Any) -> bool:
+    """Whether a component can have sent a value.
+
+    A conversation is text: gradio 6.31 would also make components of it, with whatever settings it names, and copy the
+    files and fetch the addresses that they name.
+    """
+    if isinstance(block, gr.Chatbot):
+        return _is_text(value)
+    if isinstance(block, gr.BrowserState):
+        return value is None or (isinstance(value, dict) and all(isinstance(each, str) for each in value.values()))
+    return not isinstance(block, gr.Dropdown) or block.multiselect or not isinstance(value, list | dict)
 
 
 def _is_text(talk: Any) -> bool:

@@ -5,12 +5,12 @@ It knows how many bits each type spends and on which tensors llama.cpp spends mo
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from pathlib import Path
 from typing import NamedTuple, get_args
 
+from engine.catalog.shape import read_header
 from engine.options.export import OUTTYPES
 
 BITS = {
@@ -94,8 +94,5 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes in all of a folder's safetensors files, by their headers."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("model*.safetensors")):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-        shapes |= {name: tuple(each["shape"]) for name, each in header.items() if name != "__metadata__"}
+        shapes |= {name: tuple(each["shape"]) for name, each in read_header(path).items()}
     return shapes

@@ -7,6 +7,7 @@ page can show what a model will see without loading anything.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,9 +19,9 @@ from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from engine.catalog.bounded import Bounded, TooMuch, bounded
 from engine.catalog.templates import Template, find_template
 from engine.catalog.tool_formats import wrapped_tools
 from engine.errors import UserError
@@ -31,6 +32,13 @@ Message = dict[str, Any]
 
 UNKNOWN = {"bos_token": "@bos@", "eos_token": "@eos@"}
 """What stands for a tokenizer's own special tokens while there is no tokenizer."""
+
+
+REFUSALS = (
+    TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    SyntaxError, AssertionError,
+)  # fmt: skip
+"""What a template, written by anybody, may raise while it is compiled or rendered."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +71,11 @@ class Renderer:
         context = {**self.special_tokens, "tools": None, "documents": None, **given}  # these two are always defined
         messages = [{name: value for name, value in each.items() if value is not None} for each in messages]
         try:
-            return _compiled(self._text(given.get("tools"))).render(
-                messages=messages, add_generation_prompt=add_generation_prompt, **context
-            )
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            with bounded():
+                return _compiled(self._text(given.get("tools"))).render(
+                    messages=messages, add_generation_prompt=add_generation_prompt, **context
+                )
+        except REFUSALS as error:
             raise UserError("template_refused", detail=error) from error
 
     @cached_property
@@ -221,15 +230,19 @@ def _json(value: Any, ensure_ascii: bool = False, indent: int | None = None, sep
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
+def _now(form: str) -> str:
+    if len(form) > 200 or re.search(r"%[^A-Za-z%]*\d", form):
+        raise TooMuch("the chat template asks for a date of no usual form")  # such as one of a billion digits
+    return datetime.now().strftime(form)
+
+
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _json
+def _environment() -> Bounded:
+    environment = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    environment.add_filter("tojson", _json)
     environment.globals |= {
         "raise_exception": _refuse,
-        "strftime_now": lambda form: datetime.now().strftime(form),
+        "strftime_now": _now,
         "dict": lambda *given, **named: dict(*given, **named),
         "namespace": _Namespace,
     }

@@ -201,18 +201,31 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _header(file: Path) -> list[Weight]:
-    """The tensors of a safetensors file: 8 bytes of length, then JSON (huggingface.co/docs/safetensors)."""
+    found = []
+    for name, told in read_header(file).items():
+        number = re.search(r"\.(\d+)\.", name)
+        found.append(Weight(name, tuple(told["shape"]), int(number[1]) if number else None))
+    return found
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors: 8 bytes of length, then JSON (huggingface.co/docs/safetensors).
+
+    Raises:
+        ValueError, OSError, struct.error: it is cut off, longer than the format allows, or says something else.
+    """
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         if length > LONGEST_HEADER_BYTES:
             raise ValueError(f"{file}: a header of {length} bytes")
-        header = json.loads(stream.read(length))
-    found = []
-    for name, told in header.items():
-        if name != "__metadata__":
-            number = re.search(r"\.(\d+)\.", name)
-            found.append(Weight(name, tuple(told["shape"]), int(number[1]) if number else None))
-    return found
+        try:
+            header = json.loads(stream.read(length))
+        except RecursionError as error:
+            raise ValueError(f"{file}: a header of lists in lists") from error
+    if not isinstance(header, dict):
+        raise ValueError(f"{file}: a header without names")
+    header.pop("__metadata__", None)
+    return header
 
 
 def _guessed(name: str) -> ModelShape | None:

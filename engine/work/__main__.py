@@ -32,6 +32,7 @@ from engine.runs.summary import summary
 from engine.work.imports import lean_imports
 from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
+from engine.work.veil import hidden, secrets_here, veil_output
 
 WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "export": "engine.work.export",
         "gguf": "engine.work.gguf.job", "ollama": "engine.work.ollama", "chat": "engine.work.chat",
@@ -42,6 +43,7 @@ LATE = ("gguf", "ollama", "chat", "data", "api", "export")
 
 def main(path: str, owner_pid: int | None) -> int:
     """Do the job in ``path``. Returns the exit code: 0 done, 1 failed, 130 stopped."""
+    veil_output()
     recorder = _recorder(Folder(Path(path)))
     recorder.state(status="running", pid=os.getpid(), kills_before=kills_for_memory())
     signal.signal(signal.SIGTERM, _stop_at_once)
@@ -65,6 +67,7 @@ def main_of_rank(path: str) -> int:
     """Do this process's part of the job in ``path``. How it ends is told to the process that started it."""
     from engine.work import torchrun
 
+    veil_output()
     torchrun.end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # at once, also while it waits for another rank inside a library
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -111,11 +114,18 @@ def _work(kind: str) -> ModuleType:
 
 
 def explain(error: BaseException, folder: Folder | None = None) -> dict:
-    """The cause of a failure as a sentence's key and facts: our own errors as they are, others by what they are.
+    """The cause of a failure as a sentence's key and facts: our own errors as they are, others by what they are. What
+    libraries say may quote a token: no secret of the environment is left in it.
 
     Args:
         folder: of the run that failed; what helps against a shortage of memory depends on how far it had come.
     """
+    found, secrets = _explained(error, folder), secrets_here()
+    facts = {name: hidden(each, secrets) if isinstance(each, str) else each for name, each in found["facts"].items()}
+    return {**found, "facts": facts}
+
+
+def _explained(error: BaseException, folder: Folder | None) -> dict:
     if isinstance(error, Refused):
         return {"key": "refused_because", "facts": {"detail": error.text()}}
     if isinstance(error, UserError):

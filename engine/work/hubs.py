@@ -23,6 +23,7 @@ from typing import Any
 from engine.catalog.devices import memory_text
 from engine.catalog.models import missing_in_folder
 from engine.errors import UserError
+from engine.work.veil import veil_output
 
 HUBS = {"huggingface": "Hugging Face", "modelscope": "ModelScope"}
 TOKENS = {"huggingface": "HF_TOKEN", "modelscope": "MODELSCOPE_API_TOKEN"}
@@ -296,4 +297,5 @@ def _main(order: Order) -> None:
 
 
 if __name__ == "__main__":
+    veil_output()
     _main(Order(**json.loads(sys.argv[1])))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -132,8 +133,10 @@ def apply_adapters(model: PreTrainedModel, paths: tuple[str, ...], may_merge: bo
             else:
                 fit_to_adapter(model, path)
                 model = PeftModel.from_pretrained(model, path, adapter_name=f"adapter_{number}")
-        except (ValueError, RuntimeError, OSError) as error:
-            raise UserError("load.adapter_unfit", path=path, detail=error) from error
+        except UnpicklingError as error:
+            raise UserError("load.pickled", path=path) from error
+        except (ValueError, RuntimeError, OSError, LookupError, TypeError, AttributeError) as error:
+            raise UserError("load.adapter_unfit", path=path, detail=repr(error)) from error
         if is_merged:
             model = model.merge_and_unload()
     if isinstance(model, PeftModel):
@@ -233,6 +236,8 @@ def _readable(path: Path) -> Iterator[None]:
     """Turns what transformers raises about a folder that it cannot use into a sentence for the user."""
     try:
         yield
+    except UnpicklingError as error:  # its text says how to run such a file, which is no advice for a stranger's
+        raise UserError("load.pickled", path=path) from error
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         if "trust_remote_code" in str(error):
             raise UserError("load.remote_code", path=path) from error

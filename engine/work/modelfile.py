@@ -80,14 +80,7 @@ def modelfile_from_gguf(path: Path, recorder) -> Modelfile:
     marks = {
         f"{name}_token": tokens[at] for name in ("bos", "eos") if (at := said(f"ggml.{name}_token_id")) is not None
     }
-    renderer = Renderer(said("chat_template"), marks)
-
-    def render(messages: list[dict[str, str]], wants_answer: bool) -> str:
-        try:
-            return renderer.render(messages, add_generation_prompt=wants_answer)
-        except UserError as error:
-            raise TemplateError(str(error)) from error
-
+    render = _rendering(Renderer(said("chat_template"), marks))
     bos, eos = marks.get("bos_token", ""), marks.get("eos_token", "")
     pieces = find_pieces(render, bos, bool(said("ggml.add_bos_token"))) if said("chat_template") else None
     if pieces is None:
@@ -148,12 +141,20 @@ def tokenizer_pieces(tokenizer) -> Pieces | None:
     if not tokenizer.chat_template:
         return None
 
-    def render(messages: list[dict[str, str]], wants_answer: bool) -> str:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=wants_answer)
-
+    render = _rendering(Renderer(tokenizer.chat_template, dict(tokenizer.special_tokens_map)))
     ids, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     adds_bos = ids != bare and ids[0] == tokenizer.bos_token_id
     return find_pieces(render, tokenizer.bos_token or "", adds_bos)
+
+
+def _rendering(renderer: Renderer) -> Render:
+    def render(messages: list[dict[str, str]], wants_answer: bool) -> str:
+        try:
+            return renderer.render(messages, add_generation_prompt=wants_answer)
+        except UserError as error:
+            raise TemplateError(str(error)) from error
+
+    return render
 
 
 def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces | None:

@@ -51,17 +51,22 @@ class Stored:
         return self.count * self.dtype.itemsize
 
 
+def check_sound(file: Path) -> None:
+    """The library's own check: a sound header, no gap, no byte missing, nothing twice. Raises: UserError."""
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise UserError("merge.file_broken", path=file, detail=error) from error
+
+
 def stored_tensors(file: Path) -> dict[str, Stored]:
     """All tensors of one file, in the order in which they lie there.
 
     Raises:
         UserError: the file is cut off or holds a dtype that is no plain number.
     """
-    try:
-        with safe_open(file, framework="pt"):
-            pass  # the library's own check: a sound header, no gap, no byte missing
-    except (SafetensorError, OSError) as error:
-        raise UserError("merge.file_broken", path=file, detail=error) from error
+    check_sound(file)
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
         header = json.loads(content.read(length))

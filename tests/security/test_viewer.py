@@ -146,8 +146,13 @@ def tricks(start: int, seen: int) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("content_type", ["application/json", "text/plain", "multipart/form-data; boundary=x", None,
-                                          "application/x-www-form-urlencoded", "application/json; charset=utf-16"])  # fmt: skip
+KINDS = (
+    "application/json", "text/plain", "multipart/form-data; boundary=x", None, "application/x-www-form-urlencoded",
+    "application/json; charset=utf-16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("content_type", KINDS)
 def test_tricks_with_the_body(target, viewer, forbidden, content_type):
     start, seen, before = forbidden[START], target.events[SEEN], snapshot(target)
     headers = {"content-type": content_type} if content_type else {}

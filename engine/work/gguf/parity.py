@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from engine.catalog.rendering import Renderer
 from engine.work.gguf.speak import Crashed, speak
 from engine.work.gguf.verify import compare_tokens, fail
 from engine.work.gguf.vocabulary import known_text
@@ -44,10 +45,8 @@ def prompts(tokenizer) -> list[str]:
     """The prompts as the chat template renders them, or as they are where there is none."""
     if not tokenizer.chat_template:
         return list(PROMPTS)
-    return [
-        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-        for text in PROMPTS
-    ]
+    renderer = Renderer(tokenizer.chat_template, dict(tokenizer.special_tokens_map), model=tokenizer.name_or_path)
+    return [renderer.render([{"role": "user", "content": text}], add_generation_prompt=True) for text in PROMPTS]
 
 
 def ask_source(folder: Path, tokenizer, trust_remote_code: bool, recorder, adapter: Path | None = None) -> list[Spoken]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.errors import UserError
+from engine.work.shards import check_sound
 
 DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2"), "F64": np.dtype("<f8")}
 
@@ -34,6 +35,7 @@ def read_weights(folder: Path) -> dict[str, Weight]:
 
     weights: dict[str, Weight] = {}
     for path in weight_files(folder):
+        check_sound(path)  # gguf's own reader would believe any length that a header names
         try:
             tensors = SafetensorsLocal(path).tensors
             for name, tensor in tensors.items():
