@@ -159,4 +159,4 @@ def _is_text_part(part: Any) -> bool:
 
 
 def _stranger() -> gr.Error:
-    return gr.Error("not sent by this page", print_exception=False)
+    return gr.Error("not-sent-by-this-page", print_exception=False)

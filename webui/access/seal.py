@@ -38,7 +38,7 @@ class Seal:
             await self._app(scope, receive, send)
             return
         if _is_asked_by_another_site(scope):
-            await PlainTextResponse("another site asks", 403)(scope, receive, send)
+            await PlainTextResponse("", 403)(scope, receive, send)
             return
 
         async def sealed(message: dict[str, Any]) -> None:
