@@ -209,7 +209,7 @@ def test_a_conversation_that_is_no_text(target, viewer, fort):
             data = [json.dumps(["q", talk, {"name": ""}, False])]
             body = {"fn_index": target.events["chat_room._take"], "data": data, "session_hash": f"no-text-{number}"}
             answer = viewer.post(RUN, json=body)
-            assert answer.status_code == 500 and answer.json()["error"] == "not sent by this page", (
+            assert answer.status_code == 500 and answer.json()["error"] == "not-sent-by-this-page", (
                 content,
                 answer.text,
             )

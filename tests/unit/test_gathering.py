@@ -71,7 +71,7 @@ def test_the_function_gets_what_each_component_makes_of_its_value(page):
 @pytest.mark.parametrize("sent", [[], ["[]", "[]"], [None], ["{"], ["{}"], ["1"], [["a"]], ["[" * 100_000]])
 def test_what_no_browser_gathers_is_refused(page, sent):
     number = next(fn._id for fn in page.fns.values() if fn.fn and len(fn.inputs) == 4)
-    with pytest.raises(gr.Error, match="not sent by this page"):
+    with pytest.raises(gr.Error, match="not-sent-by-this-page"):
         run(page.process_api(number, sent, state=None))
 
 
