@@ -188,9 +188,10 @@ def _lengths_path(folder: str, name: str | None) -> Path | None:
 
 def _kind_clicked(event: gr.EventData, kind: str | None) -> Any:
     """A click on a kind shows the findings of that kind only; a second click all of them again."""
-    if event.kind is None:
+    clicked = getattr(event, "kind", None)
+    if not isinstance(clicked, str):
         return gr.skip()
-    return None if event.kind == kind else event.kind
+    return None if clicked == kind else clicked
 
 
 def _on_stop(language: str, folder: str, name: str | None) -> str:

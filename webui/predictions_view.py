@@ -135,9 +135,10 @@ def _runs(empty: str) -> Any:
 def _clicked(view: dict[str, Any], event: gr.EventData) -> dict[str, Any]:
     """Sort by a column, the other way round if it is sorted so already; or turn to a page."""
     column = getattr(event, "sort", None)
-    if column:
+    if isinstance(column, str) and column:
         return {"column": column, "is_reversed": view["column"] == column and not view["is_reversed"], "page": 0}
-    return {**view, "page": max(0, int(getattr(event, "page", 0)))}
+    page = getattr(event, "page", 0)
+    return {**view, "page": max(0, page) if isinstance(page, int) else 0}
 
 
 def _head(column: str, label: str, view: dict[str, Any]) -> str:
