@@ -83,12 +83,12 @@ class Page(gr.Blocks):
         return config
 
     async def process_api(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> dict[str, Any]:
+        number = block_fn if isinstance(block_fn, int) else block_fn._id
         event = options.get("event_data")
-        if event is not None:
+        if event is not None and self.fns[number].collects_event_data:
             event._data = {} if event._data is None else event._data
             if not isinstance(event._data, dict):
                 raise _stranger()
-        number = block_fn if isinstance(block_fn, int) else block_fn._id
         if number in self._gathered:
             inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)

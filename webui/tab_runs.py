@@ -137,7 +137,7 @@ def _watched(language: str, chosen: str | None) -> list[Any]:
     return [
         with_retry(card, folder, progress, language),
         ladder_table(folder, language) if folder is not None and progress is not None else "",
-        *_asked(folder),
+        *(gr.update(value=text, visible=bool(text)) for text in _asked(folder)),
         gr.update(interactive=bool(target_of(folder))),
         gr.update(interactive=has_adapter and not is_active),
         gr.update(interactive=is_active or is_waiting),

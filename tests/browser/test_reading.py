@@ -50,8 +50,9 @@ def each_tab(page: Page) -> Iterator[str]:
 
 
 def barriers(page: Page, width: int, place: str) -> list[str]:
-    """In the colours that are shown, then the other ones."""
+    """In light colours, then in dark ones; none on its way from the one to the other."""
     found = []
+    page.add_style_tag(content="* { transition: none !important; }")
     for scheme, rule in (("light", None), ("dark", "color-contrast")):
         page.emulate_media(color_scheme=scheme)
         page.wait_for_timeout(300)

@@ -232,12 +232,12 @@ PAGE = """<!doctype html>
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>Lathe</title>
 <style>
 :root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }}
-body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; }}
+body {{ margin: 0; background: light-dark(#f8fafc, #0d1420); color: light-dark(#0f172a, #e8eef7); min-height: 100vh; display: grid; place-items: center; }}
 form {{ width: min(320px, 86vw); display: grid; gap: 14px; }}
 h1 {{ margin: 0; font-size: 25px; color: light-dark(#0f766e, #2dd4bf); }}
 p {{ margin: 0; }} p[role=alert] {{ color: light-dark(#b91c1c, #fca5a5); }}
 label {{ display: grid; gap: 4px; font-size: 14px; font-weight: 600; }}
-input {{ font: inherit; padding: 9px 11px; border: 1px solid #94a3b8; border-radius: 8px; background: transparent; color: inherit; }}
+input {{ font: inherit; padding: 9px 11px; border: 1px solid light-dark(#7f8ca1, #64748b); border-radius: 8px; background: transparent; color: inherit; }}
 button {{ font: inherit; font-weight: 650; padding: 10px; border: 0; border-radius: 8px; background: #0f766e; color: #fff; cursor: pointer; }}
 </style></head>
 <body><form method="post" action="login">
