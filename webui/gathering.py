@@ -133,6 +133,9 @@ def _taken_apart(inputs: list[Any]) -> list[Any]:
     return values
 
 
+KEPT = (str, bool, type(None))
+
+
 def _fits(block: Any, value: Any) -> bool:
     """Whether a component can have sent a value.
 
@@ -142,7 +145,7 @@ def _fits(block: Any, value: Any) -> bool:
     if isinstance(block, gr.Chatbot):
         return _is_text(value)
     if isinstance(block, gr.BrowserState):
-        return value is None or (isinstance(value, dict) and all(isinstance(each, str) for each in value.values()))
+        return value is None or (isinstance(value, dict) and all(isinstance(each, KEPT) for each in value.values()))
     return not isinstance(block, gr.Dropdown) or block.multiselect or not isinstance(value, list | dict)
 
 
