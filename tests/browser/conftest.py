@@ -57,16 +57,15 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def address(workshop: Path, ollama_port: int) -> Iterator[str]:
-    """Where ``python app.py webui`` serves the page."""
+def address(workshop: Path, ollama_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where ``python app.py webui`` serves the page, which may also use what the tests put elsewhere."""
     port = free_port()
     environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
                    "OLLAMA_HOST": f"127.0.0.1:{ollama_port}"}  # fmt: skip
     log = (workshop / "server.log").open("wb")
-    server = subprocess.Popen(
-        [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port)], cwd=workshop, env=environment,
-        stdout=log, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    command = [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port),
+               "--roots", str(tmp_path_factory.getbasetemp())]  # fmt: skip
+    server = subprocess.Popen(command, cwd=workshop, env=environment, stdout=log, stderr=subprocess.STDOUT)
     try:
         wait_for(f"http://127.0.0.1:{port}/", server, workshop / "server.log")
         yield f"http://127.0.0.1:{port}/"
