@@ -54,7 +54,7 @@ def _do_job(command: str, arguments: list[str], language: str) -> int:
             _print_sizes(arguments, language)
         return 0
     if command == "webui":
-        arguments = [*arguments, f"lang={language}"]
+        arguments = [f"lang={language}", *arguments]  # first, since an option before it might take several words
     if command == "eval" and language in ("en", "zh"):
         arguments = [f"lang={language}", *arguments]
     if command in ("train", "preflight"):

@@ -9,6 +9,7 @@ of over a hundred fields that is most of a browser's work, ticks included. A gat
 from __future__ import annotations
 
 import json
+from copy import copy
 from typing import Any
 
 import gradio as gr
@@ -102,16 +103,34 @@ class Page(gr.Blocks):
         return await super().preprocess_data(block_fn, inputs, *args, **options)
 
     async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
-        """Without the lines below fields that say already what they shall: each costs as much as a new one.
+        """Without what changes nothing: gradio 6.31 makes every component anew that an event has as an output.
 
-        A form sends one for every field, to show problems and to take them away; hardly any of them changes.
+        A form sends a line below every field, to show problems and to take them away; hardly any of them changes.
         """
-        if state is not None and isinstance(predictions, list) and len(predictions) == len(block_fn.outputs) > 1:
-            predictions = [
-                gr.skip() if _says_already(state[block._id], each) else each
-                for block, each in zip(block_fn.outputs, predictions, strict=True)
-            ]
-        return await super().postprocess_data(block_fn, predictions, state)
+        outputs = block_fn.outputs
+        if (
+            state is None
+            or not isinstance(predictions, list | tuple)
+            or len(predictions) != len(outputs)
+            or len(outputs) < 2
+        ):
+            return await super().postprocess_data(block_fn, predictions, state)
+        told = [
+            not _is_skipped(each) and not _says_already(state[block._id], each)
+            for block, each in zip(outputs, predictions, strict=True)
+        ]
+        fewer, kept = copy(block_fn), [each for each, is_told in zip(predictions, told, strict=True) if is_told]
+        fewer.outputs = [block for block, is_told in zip(outputs, told, strict=True) if is_told]
+        made = await super().postprocess_data(fewer, kept[0] if len(kept) == 1 else kept, state) if kept else []
+        rest = iter(made)
+        return [
+            next(rest) if is_told else None if block.stateful else gr.skip()
+            for block, is_told in zip(outputs, told, strict=True)
+        ]
+
+
+def _is_skipped(update: Any) -> bool:
+    return isinstance(update, dict) and update == gr.skip()
 
 
 def _says_already(component: Any, update: Any) -> bool:

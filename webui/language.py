@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -36,9 +36,12 @@ class Texts:
     def components(self) -> list[Any]:
         return list(self._shown)
 
-    def updates(self, language: str) -> list[dict[str, Any]]:
-        """One update for each of ``components``, in their order."""
-        return [gr.update(**self.of(component, language)) for component in self._shown]
+    def updates(self, language: str, wanted: Sequence[bool] | None = None) -> list[dict[str, Any]]:
+        """One update for each of ``components``, in their order. Args: wanted: which of them change; None: all."""
+        return [
+            gr.update(**self.of(component, language)) if is_wanted else gr.skip()
+            for component, is_wanted in zip(self._shown, wanted or [True] * len(self._shown), strict=True)
+        ]
 
     def of(self, component: Any, language: str) -> dict[str, Any]:
         """The properties of one component that are words, in a language."""

@@ -240,16 +240,33 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     texts, language, notices = frame.texts, frame.language, frame.notices
     page.speak(texts, language)
 
-    def switch(chosen: str) -> list[Any]:
-        return [*[""] * len(notices), *texts.updates(chosen)]
+    tabs = [_tab_of(component) for component in texts.components]
+
+    def switch(tab: str, chosen: str) -> list[Any]:
+        """What is in sight; the other tabs follow, so that nobody waits for them."""
+        seen = [each in (None, tab) for each in tabs]
+        return [*[""] * len(notices), *texts.updates(chosen, seen)]
+
+    def follow(tab: str, chosen: str) -> list[Any]:
+        return texts.updates(chosen, [each not in (None, tab) for each in tabs])
 
     def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")
 
     page.load(greet, None, shown, **QUICK)
-    language.input(switch, language, [*notices, *texts.components], **QUICK)
+    language.input(switch, [frame.tab, language], [*notices, *texts.components], **QUICK).then(
+        follow, [frame.tab, language], texts.components, **QUICK
+    )
     language.input(None, language, None, js=KEEP)
     page.load(None, None, None, js=OPENS)
+
+
+def _tab_of(component: Any) -> str | None:
+    """The tab of the page in which a component stands; None: above them, or a tab itself."""
+    above = component.parent
+    while above is not None and not (isinstance(above, gr.Tab) and above.id in TABS):
+        above = above.parent
+    return above.id if above is not None else None
 
 
 def _reach_localhost_without_proxy() -> None:

@@ -13,7 +13,8 @@ EVENTS = frozenset((
     # the page itself
     "page.build_page.<locals>.<lambda>", "page._watch_folders.<locals>.staying.<locals>.stay",
     "page._watch_folders.<locals>.arrive",
-    "page._speak.<locals>.greet", "page._speak.<locals>.switch", "notify._looked", "topbar._who",
+    "page._speak.<locals>.greet", "page._speak.<locals>.switch", "page._speak.<locals>.follow", "notify._looked",
+    "topbar._who",
     "access.banner.Banner._look", "kept.Kept._restore",
     # runs: which one, its curves and its log
     "run_table._clicked", "curve_view.CurveView.connect.<locals>.zoomed",
