@@ -18,6 +18,9 @@ QUESTION = "안녕하세요?"
 OWN_ROWS = [
     {"instruction": f"{n} 더하기 {n}은 얼마인가요?", "output": f"{n} 더하기 {n}은 {2 * n}입니다."} for n in range(8)
 ]
+KNOWN = {
+    "R", "Xeon", "Intel", "Processor", "SmolLM", "Instruct", "Python", "torch", "GB", "MB", "Ollama", "LM", "Studio",
+}  # fmt: skip
 SEEN = """() => {
     const foreign = "code, pre, .cm-editor, .log, .log-view, [data-testid=bot], [data-testid=user], .turn p, .rendered";
     const shown = [], walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -45,7 +48,7 @@ def english_in(texts: list[str], known: set[str] = frozenset()) -> list[str]:
 
 
 def only_korean(page: Page) -> None:
-    assert english_in(page.evaluate(SEEN), {"R", "Xeon", "Intel", "Processor", "SmolLM", "Instruct"}) == []
+    assert english_in(page.evaluate(SEEN), KNOWN) == []
 
 
 def in_sight(found: Locator) -> Locator:
@@ -147,7 +150,7 @@ def test_the_whole_journey_in_korean_alone(visit, workshop, tmp_path, ollama_por
 
     # Merged from the list of runs, and talked to.
     open_tab(page, "실행 목록")
-    in_sight(page.get_by_text(run.name)).click()
+    in_sight(page.get_by_role("tabpanel").get_by_text(run.name)).click()  # not what is read aloud of its end
     expect(in_sight(page.get_by_role("button", name="내보내기에서 병합"))).to_be_enabled()
     only_korean(page)
     press(page, "내보내기에서 병합")
