@@ -224,5 +224,7 @@ def _back(view: dict[str, Any]) -> dict[str, Any]:
 
 
 def _toggled(event: gr.EventData, view: dict[str, Any]) -> dict[str, Any]:
+    if not str(event.row).isdecimal():
+        return view
     row = int(event.row)
     return {**view, "open": None if view["open"] == row else row, "clicked": row}

@@ -90,6 +90,7 @@ class Page(gr.Blocks):
             event._data = {} if event._data is None else event._data
             if not isinstance(event._data, dict):
                 raise _stranger()
+            event._data = Said(event._data)
         if number in self._gathered:
             inputs = _taken_apart(inputs)
         return await super().process_api(block_fn, inputs, *args, **options)
@@ -127,6 +128,16 @@ class Page(gr.Blocks):
             next(rest) if is_told else None if block.stateful else gr.skip()
             for block, is_told in zip(outputs, told, strict=True)
         ]
+
+
+class Said(dict):
+    """What a click says of itself: what it does not say is None, where gradio 6.31 would raise an exception."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
 
 
 def _is_skipped(update: Any) -> bool:

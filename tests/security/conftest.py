@@ -58,6 +58,17 @@ def expired(fort: Path) -> dict[str, str]:
     return {why: why for why in kept}
 
 
+UNHURRIED = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from webui.access import limits
+limits.RATE = limits.BURST = 1e9
+import app
+sys.exit(app.main(sys.argv[1:]))
+"""
+"""The program, but for how much a visitor may ask for at once: `test_limits` is about that."""
+
+
 @pytest.fixture(scope="session")
 def serving(page) -> Iterator[Callable[..., Target]]:
     """Serves further pages: ``serving(workplace)``."""
@@ -66,7 +77,17 @@ def serving(page) -> Iterator[Callable[..., Target]]:
     def start(workplace: Path, **environment: str) -> Target:
         port = free_port()
         log = (workplace / f"server-{port}.log").open("wb")
-        command = [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port), "--auth-file", "accounts"]
+        command = [
+            sys.executable,
+            "-c",
+            UNHURRIED,
+            str(PROJECT),
+            "webui",
+            "--port",
+            str(port),
+            "--auth-file",
+            "accounts",
+        ]
         around = {**os.environ, "HF_HUB_OFFLINE": "1", **SECRETS, **environment,
                   "GRADIO_TEMP_DIR": str(workplace / "cache")}  # fmt: skip
         process = subprocess.Popen(command, cwd=workplace, env=around, stdout=log, stderr=subprocess.STDOUT)

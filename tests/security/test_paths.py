@@ -97,7 +97,8 @@ def attacks(place: Path) -> dict[str, str]:
         f"{outside}/rows.json\0.txt", "NUL first": f"data\0{outside}", "line break": f"data\n{outside}", "dash":
         "-rf", "option": "--output_dir=/", "somebody's home": "~root/rows.json", "nobody's home": "~nobody-here/rows",
         "own memory": "/proc/self/environ", "system": "/etc/passwd", "device": "/dev/zero", "hidden":
-        ".hidden/rows.json", "root": "/", "blanks": f"  {outside}/rows.json ", "above by dot": f"{place}/../outside",
+        ".hidden/rows.json", "root": "/", "too long": "a" * 300,
+        "much too long": "a/" * 3000, "blanks": f"  {outside}/rows.json ", "above by dot": f"{place}/../outside",
     }  # fmt: skip
 
 

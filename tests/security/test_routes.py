@@ -198,6 +198,6 @@ def test_a_link_and_the_page_itself_are_no_other_site(target):
     link = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "accept": "text/html"}
     assert owner.get("/", headers=link).status_code == 200
     assert owner.post("/logout", headers=link).status_code == 403, "but a form elsewhere is one"
-    body = {"fn_index": target.events["page._speak.<locals>.switch"], "data": ["en"], "session_hash": "s"}
+    body = {"fn_index": target.events["page._speak.<locals>.switch"], "data": [None, "en"], "session_hash": "s"}
     for headers in ({"sec-fetch-site": "same-origin"}, {"sec-fetch-site": "none"}, {"origin": target.address}, {}):
         assert owner.post(RUN, json=body, headers=headers).status_code == 200

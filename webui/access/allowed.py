@@ -27,6 +27,8 @@ WRITTEN = frozenset((
 NAMED = ("dataset", "eval_dataset", "task")
 """Options that take a path where they might take a name."""
 PROGRAM = Path(__file__).resolve().parents[2]
+LONGEST, LONGEST_NAME = 4000, 255
+"""Of a path in characters, of a name in bytes."""
 ODD = re.compile(r"[\x00-\x1f\x7f]|://")
 
 
@@ -89,7 +91,7 @@ def allowed_path(text: str | None, is_written: bool = False) -> Path:
     """
     said, allowed = (text or ".").strip(), _now()
     shown = ODD.sub(lambda found: found[0] if "/" in found[0] else "�", said)
-    if ODD.search(said) or said.startswith("-"):
+    if ODD.search(said) or said.startswith("-") or _is_too_long(said):
         raise UserError("access.path_sign", path=shown)
     if ".." in re.split(r"[/\\]", said):
         raise UserError("access.path_up", path=shown)
@@ -168,6 +170,11 @@ def _home() -> Path | None:
         return Path.home()
     except RuntimeError:
         return None
+
+
+def _is_too_long(said: str) -> bool:
+    """Whether no disk could have it: asking for it would be a fault of the system's."""
+    return len(said) > LONGEST or any(len(part.encode("utf-8", "replace")) > LONGEST_NAME for part in said.split("/"))
 
 
 def _is_hidden(path: Path) -> bool:

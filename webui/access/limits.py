@@ -26,6 +26,8 @@ AT_ONCE, WAITING = 12, 100
 LISTENING = 40
 LONGEST_BODY = 10_000_000
 """Bytes, of whatever is no upload."""
+BODY_S = 30.0
+"""For each part of a body to come."""
 LATELY_S = 20.0
 """A page that is open asks every few seconds."""
 FORGOTTEN_S = 900.0
@@ -39,7 +41,7 @@ class Visitor:
 
     name: str
     role: str
-    left: float = BURST
+    left: float = field(default_factory=lambda: BURST)
     at: float = 0.0
     working: int = 0
     listening: int = 0
@@ -105,10 +107,15 @@ class Limited:
         else:
             key, name, role = token or "", account.name, account.role
         visitor, wait_s = self._limits.asked(key, name, role)
+        if account is None:  # nobody in particular: what never ends must keep none of the others from signing in
+            await (
+                self._refused(scope, wait_s)(scope, receive, send) if wait_s else self._measured(scope, receive, send)
+            )
+            return
         is_stream = scope["path"].endswith(STREAM)
         is_full = visitor.listening >= LISTENING if is_stream else visitor.working >= AT_ONCE + WAITING
         if wait_s or is_full:
-            await self._word(scope, "too_much", 429, max(1, math.ceil(wait_s)))(scope, receive, send)
+            await self._refused(scope, wait_s)(scope, receive, send)
         elif is_stream:
             visitor.listening += 1
             try:
@@ -128,12 +135,18 @@ class Limited:
         if scope["path"].endswith(UPLOADS):
             await self._app(scope, receive, send)
             return
-        got, is_begun = 0, False
+        got, is_whole, is_begun = 0, False, False
 
         async def counted() -> dict[str, Any]:
-            nonlocal got
-            message = await receive()
+            nonlocal got, is_whole
+            if is_whole:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), BODY_S)
+            except asyncio.TimeoutError:
+                return {"type": "http.disconnect"}
             got += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
             return {"type": "http.disconnect"} if got > LONGEST_BODY else message
 
         async def told(message: dict[str, Any]) -> None:
@@ -149,6 +162,9 @@ class Limited:
                 raise
         if got > LONGEST_BODY and not is_begun:
             await self._word(scope, "too_long", 413)(scope, receive, send)
+
+    def _refused(self, scope: Scope, wait_s: float) -> JSONResponse:
+        return self._word(scope, "too_much", 429, max(1, math.ceil(wait_s)))
 
     def _word(self, scope: Scope, name: str, status: int, after_s: int = 0) -> JSONResponse:
         headers = dict(scope["headers"])
