@@ -266,7 +266,7 @@ def test_what_cannot_be_converted_is_refused(tiny_model, tmp_path, recorder, wit
     assert refused(copy) == "gguf.pretokenizer_unknown"
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
     (copy / "model.safetensors").write_bytes((tiny_model / "model.safetensors").read_bytes()[:-1000])
-    assert refused(copy) == "gguf.weights_unreadable"
+    assert refused(copy) == "merge.file_broken"
     (copy / "model.safetensors").unlink()
     assert refused(copy) == "gguf.no_safetensors"
 
