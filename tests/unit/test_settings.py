@@ -29,7 +29,7 @@ def settings() -> Settings:
     with gr.Blocks(analytics_enabled=False):
         top, shown, tab = TopBar(texts), gr.State(None), gr.State("train")
         with gr.Tabs() as tabs, gr.Tab("train"):
-            train = TrainTab(Frame(texts, top, tabs, tab), shown)
+            train = TrainTab(Frame(texts, top, tabs, tab), shown, gr.BrowserState({}))
     return train._settings
 
 

@@ -71,8 +71,8 @@ def test_the_page_is_served_in_the_language_of_each_visit(app):
         assert shown["language"]["value"] == spoken
         choices = [label for label, _ in shown["finetuning_type"]["choices"]]
         assert words("choices.finetuning_type.freeze", spoken) in choices
-        assert words("options.learning_rate.help", spoken) in html
-        others = [words("options.learning_rate.help", each) for each in LANGUAGES if each != spoken]
+        assert words("page.buttons.stop_and_save", spoken) in html
+        others = [words("page.buttons.stop_and_save", each) for each in LANGUAGES if each != spoken]
         assert not [text for text in others if text in html]
 
 
