@@ -9,7 +9,6 @@ import io
 import json
 import os
 import pickle
-import resource
 import struct
 import subprocess
 import sys
@@ -100,16 +99,6 @@ TEXTS = {
     "no parquet": (".parquet", b"PAR1" + os.urandom(5000) + struct.pack("<I", 2**31) + b"PAR1"),
     "no arrow": (".arrow", b"ARROW1\0\0" + os.urandom(5000) + b"ARROW1"), "huge arrow": (".arrow", b"\xff" * 4 + b"\x7f" * 9000),
 }  # fmt: skip
-
-
-@pytest.fixture
-def little_memory():
-    """Two gigabytes more than now."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 2 * 2**30, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.mark.parametrize("why", TEXTS)
