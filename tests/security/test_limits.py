@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from engine.catalog.accounts import Account, hashed
 from engine.errors import UserError
-from engine.words import LANGUAGES
+from engine.words import LANGUAGES, words
 from webui.access import limits as rules
 from webui.access.door import COOKIE, Door
 from webui.access.limits import AT_ONCE, LISTENING, STREAM, WAITING, Limited, Limits
@@ -53,6 +53,8 @@ def test_a_flood_is_refused_and_others_are_not(sessions, monkeypatch):
     assert [each.status_code for each in answers].count(200) in (5, 6)
     refused = answers[-1]
     assert refused.status_code == 429 and refused.headers["retry-after"] == "1" and "Wait 1" in refused.json()["error"]
+    korean = ada.get("/config", headers={"cookie": f"lathe-language=ko; {COOKIE}={ada.cookies[COOKIE]}"})
+    assert korean.json()["error"] == words("access.too_much", "ko", seconds=1), "in the language that was chosen"
     assert bob.get("/config").status_code == _client(sessions, limits).get("/config").status_code == 200
     now = 1.0
     assert ada.get("/config").status_code == 200

@@ -152,11 +152,10 @@ class Door:
         return self._word(request, "sign_in_first", 401)
 
     def _word(self, request: Request, name: str, status: int) -> Response:
-        """A refusal as gradio's browser part shows it."""
-        return JSONResponse({"error": words(f"access.{name}", self._language_of(request))}, status)
+        return refusal(request, name, status, self._language)
 
     def _page(self, request: Request, said: str | None, status: int, **facts: Any) -> HTMLResponse:
-        language = self._language_of(request)
+        language = language_of(request, self._language)
 
         def word(name: str, **facts: Any) -> str:
             return html.escape(words(f"access.{name}", language, **facts))
@@ -169,8 +168,10 @@ class Door:
         headers = {"cache-control": "no-store", "content-security-policy": CSP, "x-frame-options": "DENY"}
         return HTMLResponse(text, status, headers)
 
-    def _language_of(self, request: Request) -> str:
-        return language_of(request, self._language)
+
+def refusal(request: Request, name: str, status: int, default: str, **facts: Any) -> JSONResponse:
+    """A refusal as gradio's browser part shows it. Args: default: the language where the visit names none."""
+    return JSONResponse({"error": words(f"access.{name}", language_of(request, default), **facts)}, status)
 
 
 def role_of(request: Any) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from engine.words import nearest_language, words
-from webui.access.door import COOKIE, Receive, Scope, Send, cookie_of
+from webui.access.door import COOKIE, Receive, Scope, Send, cookie_of, refusal
 from webui.access.sessions import Sessions
 
 RATE, BURST = 40.0, 400.0
@@ -108,14 +107,15 @@ class Limited:
             key, name, role = token or "", account.name, account.role
         visitor, wait_s = self._limits.asked(key, name, role)
         if account is None:  # nobody in particular: what never ends must keep none of the others from signing in
-            await (
-                self._refused(scope, wait_s)(scope, receive, send) if wait_s else self._measured(scope, receive, send)
-            )
+            if wait_s:
+                await self._refused(request, wait_s)(scope, receive, send)
+            else:
+                await self._measured(scope, receive, send)
             return
         is_stream = scope["path"].endswith(STREAM)
         is_full = visitor.listening >= LISTENING if is_stream else visitor.working >= AT_ONCE + WAITING
         if wait_s or is_full:
-            await self._refused(scope, wait_s)(scope, receive, send)
+            await self._refused(request, wait_s)(scope, receive, send)
         elif is_stream:
             visitor.listening += 1
             try:
@@ -161,13 +161,10 @@ class Limited:
             if got <= LONGEST_BODY:
                 raise
         if got > LONGEST_BODY and not is_begun:
-            await self._word(scope, "too_long", 413)(scope, receive, send)
+            await refusal(Request(scope), "too_long", 413, self._language)(scope, receive, send)
 
-    def _refused(self, scope: Scope, wait_s: float) -> JSONResponse:
-        return self._word(scope, "too_much", 429, max(1, math.ceil(wait_s)))
-
-    def _word(self, scope: Scope, name: str, status: int, after_s: int = 0) -> JSONResponse:
-        headers = dict(scope["headers"])
-        language = nearest_language(headers.get(b"accept-language", b"").decode("latin-1") or None, self._language)
-        again = {"retry-after": str(after_s)} if after_s else None
-        return JSONResponse({"error": words(f"access.{name}", language, seconds=after_s)}, status, again)
+    def _refused(self, request: Request, wait_s: float) -> JSONResponse:
+        seconds = max(1, math.ceil(wait_s))
+        answer = refusal(request, "too_much", 429, self._language, seconds=seconds)
+        answer.headers["retry-after"] = str(seconds)
+        return answer
