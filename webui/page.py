@@ -61,8 +61,9 @@ def serve(job: Serve) -> int:
         UserError: another program already listens on the port, the file of accounts cannot be used, or what the page
             may read and run is not right.
     """
-    allow(allowed_by(job, needs_door(job)))
+    allowed = allowed_by(job, needs_door(job))
     _refuse_taken_port(job.host, job.port)
+    allow(allowed)
     _reach_localhost_without_proxy()
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,14 +18,9 @@ from engine.runs.folder import SAVES, Folder
 from engine.runs.queue import cancel, keep_going, resume, waiting
 from engine.runs.record import update_state
 from engine.runs.seats import seat_of, sit
+from tests.conftest import PROJECT
+from tests.served import free_port, wait_for
 
-PROJECT = Path(__file__).resolve().parent.parent.parent
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync",
-]  # fmt: skip
-START_S = 120
 CUT_OFF = (
     "console: AbortError: signal is aborted", "console: Unexpected error Connection errored out",
     "console: Unexpected client exception TypeError: Cannot read properties of undefined",  # what streamed goes on
@@ -50,12 +42,6 @@ def ollama_port() -> int:
     return free_port()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def address(workshop: Path, ollama_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where ``python app.py webui`` serves the page, which may also use what the tests put elsewhere."""
@@ -73,18 +59,6 @@ def address(workshop: Path, ollama_port: int, tmp_path_factory: pytest.TempPathF
         server.terminate()
         server.wait(20)
         log.close()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium: make test installs one where it may")
-    playwright_api = pytest.importorskip("playwright.sync_api")
-    playwright_api.expect.set_options(timeout=30_000)  # a busy machine is no fault of the page
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -152,16 +126,3 @@ def _leaving(leave: Callable, faults: list[str]) -> Callable:
 def _note_host(url: str, address: str, faults: list[str]) -> None:
     if not url.startswith((address, "data:", "blob:")):
         faults.append(f"asks another host: {url}")
-
-
-def wait_for(url: str, server: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            break
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.2)
-    raise RuntimeError(f"the page was not served:\n{log.read_text(errors='replace')}")

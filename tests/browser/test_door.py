@@ -13,8 +13,9 @@ from engine.catalog.accounts import hashed
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
 from engine.words import words
-from tests.browser.conftest import PROJECT, free_port, wait_for
 from tests.browser.steps import add_name, open_tab
+from tests.conftest import PROJECT
+from tests.served import free_port, wait_for
 
 PASSWORDS = {"ada": "right and long", "bob": "only looking"}
 

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,8 +24,9 @@ from engine.runs.read import is_alive, read_state
 from engine.runs.start import start
 from engine.runs.stop import end_now
 from engine.words import words
-from tests.browser.conftest import PROJECT, wait_for
 from tests.browser.steps import open_tab
+from tests.conftest import PROJECT
+from tests.served import free_port, wait_for
 
 pytestmark = pytest.mark.slow
 KILLS = 10
@@ -98,12 +98,6 @@ def train(workplace: Path, tiny_model: Path) -> Iterator[Callable[..., Folder]]:
 def end(server: subprocess.Popen) -> None:
     os.killpg(server.pid, signal.SIGKILL)
     server.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def steps_in(folder: Folder) -> list[int]:

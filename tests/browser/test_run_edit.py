@@ -20,8 +20,8 @@ from engine.runs.notes import Notes, read_notes, rename
 from engine.runs.read import is_alive
 from engine.runs.record import update_state, write_job
 from engine.words import words
-from tests.browser.conftest import PROJECT
 from tests.browser.steps import WRITTEN, open_tab
+from tests.conftest import PROJECT
 
 SECOND = "ru" if "ru" in WRITTEN else "en"
 WORKER = """

@@ -16,13 +16,12 @@ from pathlib import Path
 import pytest
 
 from engine.catalog.accounts import Account, hashed
-from tests.browser.conftest import PROJECT, chromium, free_port, wait_for
+from tests.conftest import PROJECT
 from tests.security.attack import ACCOUNTS, SECRETS, Target, numbers_of
+from tests.served import free_port, wait_for
 from webui.access.sessions import Sessions
 from webui.access.sharing import Sharing
 from webui.page import build_page
-
-__all__ = ("chromium",)
 
 
 @pytest.fixture

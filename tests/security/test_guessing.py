@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 import engine.catalog.accounts as accounts_module
 import webui.access.door as door_module
 from engine.catalog.accounts import Account, signed_in
+from tests.loops import run
 from tests.security.attack import ACCOUNTS, PASSWORDS
 from webui.access.attempts import LIMITS, Attempts
 from webui.access.door import COOKIE, KNOWN, Door
@@ -86,7 +87,7 @@ def flood(door: Door, clock: Clock, addresses: list[str], every_s: float = 1.0) 
             codes.append(await knock(door, addresses[number % len(addresses)], name))
         return codes
 
-    return asyncio.run(all_of_them())
+    return run(all_of_them())
 
 
 @pytest.mark.parametrize("address", ["203.0.113.1", "127.0.0.1"])
@@ -109,7 +110,7 @@ def test_all_at_once(door, looked_at):
     async def all_of_them() -> list[int]:
         return await asyncio.gather(*(knock(door, "203.0.113.9") for _ in range(500)))
 
-    codes = asyncio.run(all_of_them())
+    codes = run(all_of_them())
     assert codes.count(401) == LIMITS[False].free == len(looked_at)
 
 

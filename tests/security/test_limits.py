@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 from engine.catalog.accounts import Account, hashed
 from engine.errors import UserError
 from engine.words import LANGUAGES, words
+from tests.loops import run
 from webui.access import limits as rules
 from webui.access.door import COOKIE, Door
 from webui.access.limits import AT_ONCE, LISTENING, STREAM, WAITING, Limited, Limits
@@ -126,7 +127,7 @@ def test_only_so_many_are_worked_on_at_once_and_others_go_ahead(sessions):
         assert (await asyncio.gather(*streams)).count(429) == 5 and await other == 200
         assert await ask("ada", "/slow") == 200
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_answers_are_given_to_so_many_and_each_has_his_share():

@@ -10,12 +10,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
+from engine.runs.folder import Folder
+from engine.runs.read import is_alive
+from engine.runs.stop import end_now
 from tests.browser.steps import open_tab
 from tests.conftest import PROJECT
 from tests.security.attack import PASSWORDS, RUN, SECRETS, leaks, told
@@ -30,7 +35,7 @@ def program(fort: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def quoted(target, fort, bundled_model) -> dict[str, subprocess.CompletedProcess]:
+def quoted(target, fort, bundled_model) -> Iterator[dict[str, subprocess.CompletedProcess]]:
     """Runs that fail with a token in a library's own words, and what the terminal said."""
     folder = fort / "quoting"
     folder.mkdir()
@@ -46,7 +51,11 @@ def quoted(target, fort, bundled_model) -> dict[str, subprocess.CompletedProcess
                     ("runs", "watch", "quoting/lora/train_1"), ("webui", "--help"), ("train", "--help")):  # fmt: skip
         said[" ".join(command)] = program(fort, *command)
     assert said["train"].returncode == 1, said["train"].stderr.decode()[-2000:]
-    return said
+    yield said
+    for run in map(Folder, (fort / "saves").rglob("train_2*")):  # what the tests' own events have started
+        while run.queued.is_file() or is_alive(run):
+            end_now(run, grace_s=1)
+            time.sleep(0.1)
 
 
 def test_the_terminal_says_none(quoted):

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import pytest
 from gradio.state_holder import SessionState
 
+from tests.loops import run
 from webui.gathering import GATHER, Page
 from webui.page import build_page
 
 
 def _told(name, kept, count, choices, event: gr.EventData):
     return repr(event)
-
-
-def run(coroutine):
-    """In a thread of its own: this one may have a loop already, of the browser's tests."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture(scope="module")
