@@ -17,6 +17,7 @@ from gradio.block_function import BlockFunction
 from gradio.events import EventListenerMethod
 
 from webui.language import Texts
+from webui.sparing import spared
 from webui.visit import served
 
 MANY = 4
@@ -104,10 +105,7 @@ class Page(gr.Blocks):
         return await super().preprocess_data(block_fn, inputs, *args, **options)
 
     async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
-        """Without what changes nothing: gradio 6.31 makes every component anew that an event has as an output.
-
-        A form sends a line below every field, to show problems and to take them away; hardly any of them changes.
-        """
+        """Gradio's own, of what is not spared."""
         outputs = block_fn.outputs
         if (
             state is None
@@ -116,18 +114,15 @@ class Page(gr.Blocks):
             or len(outputs) < 2
         ):
             return await super().postprocess_data(block_fn, predictions, state)
-        told = [
-            not _is_skipped(each) and not _says_already(state[block._id], each)
-            for block, each in zip(outputs, predictions, strict=True)
-        ]
-        fewer, kept = copy(block_fn), [each for each, is_told in zip(predictions, told, strict=True) if is_told]
-        fewer.outputs = [block for block, is_told in zip(outputs, told, strict=True) if is_told]
+        lines = vars(state).setdefault("lathe_lines", {})
+        answers = [spared(block, each, lines) for block, each in zip(outputs, predictions, strict=True)]
+        rest = [number for number, answer in enumerate(answers) if answer is None]
+        fewer, kept = copy(block_fn), [predictions[number] for number in rest]
+        fewer.outputs = [outputs[number] for number in rest]
         made = await super().postprocess_data(fewer, kept[0] if len(kept) == 1 else kept, state) if kept else []
-        rest = iter(made)
-        return [
-            next(rest) if is_told else None if block.stateful else gr.skip()
-            for block, is_told in zip(outputs, told, strict=True)
-        ]
+        for number, answer in zip(rest, made, strict=True):
+            answers[number] = answer
+        return answers
 
 
 class Said(dict):
@@ -138,17 +133,6 @@ class Said(dict):
 
     def __missing__(self, name: str) -> None:
         return None
-
-
-def _is_skipped(update: Any) -> bool:
-    return isinstance(update, dict) and update == gr.skip()
-
-
-def _says_already(component: Any, update: Any) -> bool:
-    """Args: component: as the visitor's browser has it."""
-    if not isinstance(update, dict) or update.keys() != {"__type__", "info"}:
-        return False
-    return getattr(component, "info", None) == update["info"]
 
 
 def _taken_apart(inputs: list[Any]) -> list[Any]:

@@ -29,9 +29,11 @@ from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.empty import OPENS
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
+from webui.frontend import Straight
 from webui.gathering import Page
 from webui.kept import Kept
 from webui.language import Texts, escaped, glossary
+from webui.lean import without_an_app
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -68,7 +70,7 @@ def serve(job: Serve) -> int:
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)
     guard = sharing.middleware(page.fns) if sharing else ()
-    stands_before = [Middleware(Seal), *guard, Middleware(InItsLanguage, default=job.lang)]
+    stands_before = [Middleware(Seal), *guard, Middleware(InItsLanguage, default=job.lang), Middleware(Straight)]
     page.launch(
         server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=head(), footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,
@@ -105,7 +107,8 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         sharing: where others can reach the page: visitors have signed in, and can sign out.
     """
     texts = Texts(language)
-    with Page(title="Lathe", analytics_enabled=False, fill_width=True, delete_cache=(HOUR_S, DAY_S)) as page:
+    settings = {"analytics_enabled": False, "fill_width": True, "delete_cache": (HOUR_S, DAY_S)}
+    with without_an_app(), Page(title="Lathe", **settings) as page:
         dataset = gr.BrowserState({"name": ""}, storage_key="lathe-data", secret="lathe")
         guide = gr.BrowserState({"is_away": None}, storage_key="lathe-guide", secret="lathe")
         talk = gr.BrowserState({"name": ""}, storage_key="lathe-talk", secret="lathe")  # in a tab it is read too late

@@ -1,0 +1,99 @@
+"""Gradio without work that nobody sees: what is left out changes nothing of what there is."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from gradio import blocks, component_meta, utils
+from gradio.routes import App
+from gradio.state_holder import SessionState
+
+from tests.conftest import PROJECT
+from webui.gathering import Page
+from webui.lean import without_an_app
+from webui.page import build_page
+
+FRESH = """
+import sys
+import webui.page
+webui.page.build_page()
+assert "pandas.core" not in sys.modules and "pyarrow" not in sys.modules, "it is not wanted yet"
+import importlib.util
+assert importlib.util.find_spec("pandas").origin.endswith("__init__.py")
+import pandas as pd
+from pandas.io.formats.style import Styler
+from pandas import DataFrame
+import pandas
+assert pd.DataFrame is DataFrame is pandas.DataFrame and Styler(DataFrame({"a": [1]})).data.a.sum() == 1
+import gradio as gr
+assert gr.Dataframe().postprocess(DataFrame({"a": [1]})).data == [[1]]
+print("well")
+"""
+
+
+def test_no_stub_is_written_and_pandas_comes_when_it_is_wanted():
+    folder = Path(gr.__file__).parent
+    stub = folder / "components" / "textbox.pyi"
+    kept = stub.read_bytes() if stub.is_file() else None
+    stub.write_text("")
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", FRESH], cwd=PROJECT, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.stdout == "well\n", done.stderr
+        assert stub.read_text() == "", "gradio writes it at each import"
+    finally:
+        stub.unlink()
+        if kept is not None:
+            stub.write_bytes(kept)
+
+
+def test_a_component_made_of_ours_is_still_found():
+    """What stands in for the search of a component's file is in place only while gradio is imported."""
+    assert Path(inspect.getfile(gr.Textbox)).name == "textbox.py"
+    assert importlib.util.find_spec("pandas") is not None
+
+
+def test_what_a_function_takes_is_told_as_by_inspect():
+    for module in (blocks, component_meta):
+        for what in (gr.Textbox.__init__, gr.HTML.__init__, build_page, lambda a, *b, c=1, **d: None):
+            assert module.inspect.signature(what) == inspect.signature(what)
+            assert module.inspect.getfullargspec(what) == inspect.getfullargspec(what)
+        assert module.inspect.isgeneratorfunction is inspect.isgeneratorfunction
+
+
+def test_what_a_browser_is_told_of_each_component_is_what_gradio_makes_of_it():
+    page = build_page()
+    told = {each["id"]: each for each in page.get_config_file()["components"]}
+    assert len(told) > 500
+    for number, block in page.blocks.items():
+        props = block.get_config()
+        utils.delete_none(props)
+        assert number not in told or told[number]["props"] == props
+
+
+def test_what_changes_for_one_visitor_changes_for_no_other():
+    with Page(analytics_enabled=False) as page:
+        box = gr.Textbox("first")
+    one, other = SessionState(page), SessionState(page)
+    one._update_value_in_config(box._id, "second")
+    assert [each.config_values[box._id]["props"]["value"] for each in (one, other)] == ["second", "first"]
+    one[box._id] = gr.Textbox("third", render=False)
+    one._update_config(box._id)
+    assert one.config_values[box._id]["props"]["value"] == "third"
+    (told,) = [each for each in page.get_config_file()["components"] if each["id"] == box._id]
+    assert told["props"]["value"] == "first"
+
+
+def test_an_app_is_made_again_after_the_page():
+    made = App.create_app
+    with pytest.raises(ValueError), without_an_app():
+        assert App.create_app(None) is None
+        raise ValueError
+    assert App.create_app is made

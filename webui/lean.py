@@ -1,0 +1,103 @@
+"""Gradio 6.31 without work that nobody sees: without this, it is more than half of what a start of the page takes."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+MOST = 1024
+"""Signatures that are kept."""
+
+
+class _Later(ModuleType):
+    """A module that is imported when something of it is first wanted; of the page's own parts, none wants it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__spec__ = find_spec(name)  # for who asks whether it is installed
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        real = importlib.import_module(self.__name__)
+        vars(self).update(vars(real))
+        return getattr(real, name)
+
+
+@contextmanager
+def _without_stubs() -> Iterator[None]:
+    """At every import gradio writes type stubs of its components beside its own source, in over a second.
+
+    It does so for no component whose file cannot be found.
+    """
+    found = inspect.getfile
+
+    def getfile(what: Any) -> str:
+        if type(what).__name__ == "ComponentMeta":
+            raise OSError("not looked for")
+        return found(what)
+
+    inspect.getfile = getfile
+    try:
+        yield
+    finally:
+        inspect.getfile = found
+
+
+class _Inspect(ModuleType):
+    """The module, but what a function takes is found out once: gradio asks it of every component made and sent."""
+
+    signature = staticmethod(lru_cache(MOST)(inspect.signature))
+    getfullargspec = staticmethod(lru_cache(MOST)(inspect.getfullargspec))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(inspect, name)
+
+
+if "pandas" not in sys.modules:
+    sys.modules["pandas"] = _Later("pandas")
+with _without_stubs():
+    from gradio import blocks, component_meta
+    from gradio.routes import App
+
+blocks.inspect = component_meta.inspect = _Inspect("inspect")
+
+
+def _kept(make: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """What a browser is told of a component, made once.
+
+    Gradio makes it anew for each of three writings of the page's settings, and for each visitor. An event does not
+    change a component, but puts another in its place.
+    """
+    made: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()
+
+    def config_for_block(number: int, rendered: list[int], block: Any, renderable: Any = None) -> dict[str, Any]:
+        if renderable:
+            return make(number, rendered, block, renderable)
+        if block not in made:
+            made[block] = make(number, rendered, block)
+        return {**made[block], "props": dict(made[block]["props"])}
+
+    return config_for_block
+
+
+blocks.BlocksConfig.config_for_block = staticmethod(_kept(blocks.BlocksConfig.config_for_block))
+
+
+@contextmanager
+def without_an_app() -> Iterator[None]:
+    """While a page is declared gradio makes a web app of it twice; the one that is served is made by its launch."""
+    make: Callable[..., App] = App.create_app
+    App.create_app = staticmethod(lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        App.create_app = staticmethod(make)

@@ -1,0 +1,45 @@
+"""What of an event's answer needs no gradio: it makes every component anew that an event changes, and its settings too.
+
+A form sends a line below every field, to show problems and to take them away; hardly any of them changes. And another
+language changes hundreds of words, of which none means anything to the server.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import gradio as gr
+
+SHOWN = frozenset(("label", "info", "placeholder", "visible", "interactive", "open"))
+"""Properties that only a browser looks at."""
+MESSAGES = (gr.HTML, gr.Button)
+"""Components whose value is text and is sent as it is."""
+
+
+def spared(block: Any, update: Any, lines: dict[int, str]) -> dict[str, Any] | str | None:
+    """What the browser is sent, where gradio need not look at it; None: it must.
+
+    Args:
+        lines: by number of a component: the line below it that this browser has. What is sent is noted there.
+    """
+    if isinstance(update, str) and type(block) in MESSAGES:
+        return update
+    if not isinstance(update, dict) or update.get("__type__") != "update" or None in update.values() or block.stateful:
+        return None
+    said = update.keys() - {"__type__"}
+    if said == {"info"} and lines.get(block._id, getattr(block, "info", None)) == update["info"]:
+        return gr.skip()
+    has_message = type(block) in MESSAGES and isinstance(update.get("value"), str)
+    if not said <= _shown(type(block)) | ({"value"} if has_message else set()):
+        return None
+    if "info" in update:
+        lines[block._id] = update["info"]
+    return dict(update)
+
+
+@cache
+def _shown(component: type) -> frozenset[str]:
+    """Which of them a kind of component has."""
+    return SHOWN & inspect.signature(component.__init__).parameters.keys()
