@@ -10,10 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.datastructures import Headers
 from starlette.responses import Response
 
 ASSETS = Path(gr.__file__).parent / "templates" / "frontend" / "assets"
@@ -63,6 +65,9 @@ class Straight:
         if content is None:
             await self._app(scope, receive, send)
             return
-        await Response(content, media_type="text/javascript", headers={"cache-control": "no-cache"})(
-            scope, receive, send
-        )
+        headers = {"cache-control": "no-cache", "etag": f'"{sha256(content).hexdigest()}"'}
+        if Headers(scope=scope).get("if-none-match") == headers["etag"]:
+            answer = Response(status_code=304, headers=headers)
+        else:
+            answer = Response(content, media_type="text/javascript", headers=headers)
+        await answer(scope, receive, send)
