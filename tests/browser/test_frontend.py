@@ -50,11 +50,10 @@ def test_the_browser_gets_it_once(chromium, address):
     (name,) = replaced()
     context = chromium.new_context()
     page = context.new_page()
-    answers = []
-    for _ in range(2):
-        with page.expect_response(lambda answer: name in answer.url) as answer:
-            page.goto(address)
-        answers.append(answer.value)
-    assert [each.status for each in answers] == [200, 304]
-    assert "latheWays" in answers[0].text() and answers[0].headers["content-type"].startswith("text/javascript")
+    with page.expect_response(lambda answer: name in answer.url) as first:
+        page.goto(address)
+    assert "latheWays" in first.value.text() and first.value.headers["content-type"].startswith("text/javascript")
+    with page.expect_response(lambda answer: name in answer.url) as second:
+        page.goto(address)
+    assert (first.value.status, second.value.status) == (200, 304)
     context.close()
