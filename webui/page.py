@@ -70,7 +70,10 @@ def serve(job: Serve) -> int:
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)
     guard = sharing.middleware(page.fns) if sharing else ()
-    stands_before = [Middleware(Seal), *guard, Middleware(InItsLanguage, default=job.lang), Middleware(Straight)]
+    stands_before = [
+        Middleware(Seal, has_door=needs_door(job), language=job.lang), *guard,
+        Middleware(InItsLanguage, default=job.lang), Middleware(Straight),
+    ]  # fmt: skip
     page.launch(
         server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
         css_paths=[CSS], head=head(), footer_links=[], run_history=False, enable_monitoring=False, mcp_server=False,

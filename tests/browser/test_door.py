@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 
 import pytest
 from playwright.sync_api import expect
@@ -124,3 +126,13 @@ def test_an_owner_and_a_viewer(chromium, served, shop):
     assert ada.request.get(f"{address}config").status == 401
     for context in visitors.values():
         context.close()
+
+
+def test_without_a_door_the_page_answers_under_this_machines_names_alone(address):
+    with urllib.request.urlopen(address) as answer:
+        assert answer.status == 200
+    for path in ("", "config", "gradio_api/run/predict"):
+        asked = urllib.request.Request(address + path, headers={"host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError) as told:
+            urllib.request.urlopen(asked)
+        assert told.value.code == 403

@@ -6,11 +6,17 @@ ask the browser for a picture of another host, which would learn of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+
+from engine.words import words
+from webui.access.start import is_loopback
+from webui.visit import language_of
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -30,8 +36,16 @@ HEADERS = {
 
 
 class Seal:
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    """ASGI middleware.
+
+    Args:
+        has_door: whether visitors sign in. Where nobody does, the page answers only under the names of this machine: a
+            site that lets its own name point here would be taken for the page itself.
+        language: where a browser names none.
+    """
+
+    def __init__(self, app: Any, has_door: bool, language: str) -> None:
+        self._app, self._has_door, self._language = app, has_door, language
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,6 +53,10 @@ class Seal:
             return
         if _is_asked_by_another_site(scope):
             await PlainTextResponse("", 403)(scope, receive, send)
+            return
+        if not self._has_door and not _is_asked_for_here(scope):
+            said = words("access.other_name", language_of(Request(scope), self._language))
+            await PlainTextResponse(said, 403)(scope, receive, send)
             return
 
         async def sealed(message: dict[str, Any]) -> None:
@@ -49,6 +67,12 @@ class Seal:
             await send(message)
 
         await self._app(scope, receive, sealed)
+
+
+def _is_asked_for_here(scope: Scope) -> bool:
+    """Whether the name in the address bar is one of this machine's own; a browser always says it."""
+    name = Headers(scope=scope).get("host", "localhost").strip().lower()
+    return is_loopback(re.sub(r":\d*$", "", name).strip("[]").rstrip("."))
 
 
 def _is_asked_by_another_site(scope: Scope) -> bool:

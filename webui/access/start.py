@@ -17,7 +17,7 @@ SESSIONS = SAVES / ".access" / "sessions.json"
 
 def needs_door(job: Serve) -> bool:
     """Whether others than this machine's own users could reach the page, or accounts are named."""
-    return job.share or bool(job.auth_file) or not _is_loopback(job.host)
+    return job.share or bool(job.auth_file) or not is_loopback(job.host)
 
 
 def sharing_of(job: Serve) -> Sharing | None:
@@ -37,8 +37,9 @@ def sharing_of(job: Serve) -> Sharing | None:
     return Sharing(accounts, Sessions(SESSIONS.absolute(), accounts), job.lang)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a name or a number, without a port, means this machine alone."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host == "localhost" or host.endswith(".localhost")
