@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,7 +50,7 @@ def _nobody() -> str:
     return hashed(secrets.token_urlsafe())
 
 
-def signed_in(accounts: dict[str, Account], name: str, password: str) -> Account | None:
+def signed_in(accounts: Mapping[str, Account], name: str, password: str) -> Account | None:
     """The account that a name and a password belong to."""
     account, nobody = accounts.get(name), _nobody()
     stored = account.hash if account else nobody
@@ -79,6 +80,49 @@ def read_accounts(path: Path) -> dict[str, Account]:
     if not any(account.role == OWNER for account in accounts.values()):
         raise UserError("access.file_without_owner", path=path)
     return accounts
+
+
+class AccountsFile(Mapping):
+    """The accounts of a file as it is now, by name: who is taken out of it is out at once.
+
+    Args:
+        path: of the file.
+        tell: told once what is wrong with a changed file; until it is right, the accounts are those of before.
+
+    Raises:
+        UserError: as :func:`read_accounts`, when it is made.
+    """
+
+    def __init__(self, path: Path, tell: Callable[[UserError], None]) -> None:
+        self._path, self._tell = path, tell
+        self._seen, self._accounts = _version(path), read_accounts(path)
+
+    def __getitem__(self, name: str) -> Account:
+        return self._now()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._now())
+
+    def __len__(self) -> int:
+        return len(self._now())
+
+    def _now(self) -> dict[str, Account]:
+        version = _version(self._path)
+        if version != self._seen:
+            self._seen = version
+            try:
+                self._accounts = read_accounts(self._path)
+            except UserError as error:
+                self._tell(error)
+        return self._accounts
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ino, about.st_mtime_ns, about.st_size
 
 
 def _account(line: str) -> Account | None:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 import webui.access.door as door_module
-from engine.catalog.accounts import Account, hashed, read_accounts, signed_in
+from engine.catalog.accounts import Account, AccountsFile, hashed, read_accounts, signed_in
 from engine.errors import UserError
 from engine.options.serve import Serve
 from engine.words import words
@@ -260,3 +260,37 @@ def test_the_events_of_a_browser_carry_their_number(page):
     """What the door looks at is what gradio acts on: its own client names events by number at these two places."""
     body = json.dumps({"fn_index": 1, "data": []})
     assert door_module._event(body.encode()) == (1, body.encode())
+
+
+def test_a_changed_file_of_accounts_counts_at_once(opened, tmp_path):
+    """Over the door, with sessions that go on; and a file that is not right changes nothing."""
+    path, faults = tmp_path / "accounts", []
+
+    def write(*accounts: Account) -> None:
+        path.write_text("".join(f"{each.name}:{each.role}:{each.hash}\n" for each in accounts))
+
+    write(OWNER, VIEWER)
+    client_of = {name: opened(AccountsFile(path, faults.append)) for name in PASSWORDS}
+    for name, client in client_of.items():
+        assert sign_in(client, name).status_code == 303 and client.get("/config").status_code == 200
+    path.write_text("nonsense")
+    assert client_of["bob"].get("/config").status_code == 200
+    assert client_of["bob"].get("/config").status_code == 200
+    assert [error.key for error in faults] == ["access.file_line"], "told once"
+    path.unlink()
+    assert client_of["ada"].get("/config").status_code == 200 and faults[-1].key == "access.file_unreadable"
+    write(OWNER)
+    assert client_of["bob"].get("/config").status_code == 401 and sign_in(client_of["bob"], "bob").status_code == 401
+    assert client_of["ada"].get("/config").status_code == 200
+    write(OWNER, VIEWER)
+    assert sign_in(client_of["bob"], "bob").status_code == 303
+    write(OWNER, Account("bob", "owner", VIEWER.hash))
+    assert client_of["bob"].get("/config").status_code == 401, "another role is another account"
+    write(Account("ada", "owner", hashed("another")))
+    assert client_of["ada"].get("/config").status_code == 401
+
+
+def test_a_file_of_accounts_is_right_when_the_page_is_started(tmp_path):
+    (tmp_path / "accounts").write_text("bob:viewer:x")
+    with pytest.raises(UserError):
+        AccountsFile(tmp_path / "accounts", print)

@@ -10,7 +10,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote
@@ -57,7 +57,7 @@ class Door:
     """
 
     def __init__(
-        self, app: Any, accounts: dict[str, Account], sessions: Sessions, for_viewers: Collection[int],
+        self, app: Any, accounts: Mapping[str, Account], sessions: Sessions, for_viewers: Collection[int],
         language: str = "en", attempts: Attempts | None = None, is_over: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._app, self._accounts, self._sessions = app, accounts, sessions

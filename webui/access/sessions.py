@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ MOST = 1000
 class Sessions:
     """Args: path: their file, which only its owner can read; accounts: who there is, by name."""
 
-    def __init__(self, path: Path, accounts: dict[str, Account]) -> None:
+    def __init__(self, path: Path, accounts: Mapping[str, Account]) -> None:
         self._path, self._accounts = path, accounts
         self._lock = threading.Lock()
         self._kept = self._read()

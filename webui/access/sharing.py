@@ -20,7 +20,7 @@ from webui.access.viewers import allowed
 class Sharing:
     """Args: accounts: who there is, by name; sessions: who has signed in; language: where a browser names none."""
 
-    def __init__(self, accounts: dict[str, Account], sessions: Sessions, language: str) -> None:
+    def __init__(self, accounts: Mapping[str, Account], sessions: Sessions, language: str) -> None:
         self._accounts, self._sessions, self._language = accounts, sessions, language
         self.limits = Limits()
         self.addresses: list[str] = []

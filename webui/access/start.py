@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-from engine.catalog.accounts import account_for_one_start, read_accounts
+from engine.catalog.accounts import AccountsFile, account_for_one_start
 from engine.options.serve import Serve
 from engine.runs.folder import SAVES
 from engine.words import words
@@ -29,7 +29,10 @@ def sharing_of(job: Serve) -> Sharing | None:
     if not needs_door(job):
         return None
     if job.auth_file:
-        accounts = read_accounts(Path(job.auth_file).expanduser())
+        path = Path(job.auth_file).expanduser()
+        accounts = AccountsFile(
+            path, lambda error: print(words("access.kept", job.lang, detail=error.text(job.lang)), flush=True)
+        )
     else:
         account, password = account_for_one_start()
         accounts = {account.name: account}
