@@ -107,17 +107,13 @@ class Page(gr.Blocks):
     async def postprocess_data(self, block_fn: BlockFunction, predictions: Any, state: Any) -> Any:
         """Gradio's own, of what is not spared."""
         outputs = block_fn.outputs
-        if (
-            state is None
-            or not isinstance(predictions, list | tuple)
-            or len(predictions) != len(outputs)
-            or len(outputs) < 2
-        ):
+        told = [predictions] if len(outputs) == 1 else predictions
+        if state is None or not isinstance(told, list | tuple) or len(told) != len(outputs):
             return await super().postprocess_data(block_fn, predictions, state)
         lines = vars(state).setdefault("lathe_lines", {})
-        answers = [spared(block, each, lines) for block, each in zip(outputs, predictions, strict=True)]
+        answers = [spared(block, each, lines) for block, each in zip(outputs, told, strict=True)]
         rest = [number for number, answer in enumerate(answers) if answer is None]
-        fewer, kept = copy(block_fn), [predictions[number] for number in rest]
+        fewer, kept = copy(block_fn), [told[number] for number in rest]
         fewer.outputs = [outputs[number] for number in rest]
         made = await super().postprocess_data(fewer, kept[0] if len(kept) == 1 else kept, state) if kept else []
         for number, answer in zip(rest, made, strict=True):

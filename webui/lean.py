@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,25 +17,32 @@ MOST = 1024
 
 
 class _Later(ModuleType):
-    """A module that is imported when something of it is first wanted; of the page's own parts, none wants it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.__spec__ = find_spec(name)  # for who asks whether it is installed
+    """Stands for a module until something of it is wanted."""
 
     def __getattr__(self, name: str) -> Any:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
         real = importlib.import_module(self.__name__)
         vars(self).update(vars(real))
         return getattr(real, name)
 
 
 @contextmanager
-def _without_stubs() -> Iterator[None]:
-    """At every import gradio writes type stubs of its components beside its own source, in over a second.
+def _later(name: str) -> Iterator[None]:
+    """Who imports the module in the body gets it when he wants something of it; who imports it afterwards, at once."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = _Later(name)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
-    It does so for no component whose file cannot be found.
+
+@contextmanager
+def _without_stubs() -> Iterator[None]:
+    """At every import gradio makes type stubs of its components, to lie beside its own source, in over a second.
+
+    It makes none of a component whose file cannot be found.
     """
     found = inspect.getfile
 
@@ -62,9 +68,7 @@ class _Inspect(ModuleType):
         return getattr(inspect, name)
 
 
-if "pandas" not in sys.modules:
-    sys.modules["pandas"] = _Later("pandas")
-with _without_stubs():
+with _without_stubs(), _later("pandas"):  # gradio asks pandas of tables and plots alone, and here are none of its
     from gradio import blocks, component_meta
     from gradio.routes import App
 

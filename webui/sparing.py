@@ -22,21 +22,23 @@ def spared(block: Any, update: Any, lines: dict[int, str]) -> dict[str, Any] | s
     """What the browser is sent, where gradio need not look at it; None: it must.
 
     Args:
-        lines: by number of a component: the line below it that this browser has. What is sent is noted there.
+        lines: by number of a component: the line below it that this browser has. What is sent is noted there, whoever
+            looks at it.
     """
-    if isinstance(update, str) and type(block) in MESSAGES:
+    has_message = type(block) in MESSAGES
+    if isinstance(update, str) and has_message:
         return update
-    if not isinstance(update, dict) or update.get("__type__") != "update" or None in update.values() or block.stateful:
+    if not isinstance(update, dict) or update.get("__type__") != "update" or block.stateful:
         return None
-    said = update.keys() - {"__type__"}
-    if said == {"info"} and lines.get(block._id, getattr(block, "info", None)) == update["info"]:
-        return gr.skip()
-    has_message = type(block) in MESSAGES and isinstance(update.get("value"), str)
-    if not said <= _shown(type(block)) | ({"value"} if has_message else set()):
-        return None
-    if "info" in update:
-        lines[block._id] = update["info"]
-    return dict(update)
+    said, line = update.keys() - {"__type__"}, update.get("info")
+    if isinstance(line, str):
+        is_there = lines.get(block._id, getattr(block, "info", None)) == line
+        lines[block._id] = line
+        if is_there and said == {"info"}:
+            return gr.skip()
+    has_text = has_message and isinstance(update.get("value"), str)
+    is_shown = said <= _shown(type(block)) | ({"value"} if has_text else set())
+    return dict(update) if is_shown and None not in update.values() else None
 
 
 @cache

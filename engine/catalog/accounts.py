@@ -117,12 +117,12 @@ class AccountsFile(Mapping):
         return self._accounts
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, ...] | None:
     try:
         about = path.stat()
     except OSError:
         return None
-    return about.st_ino, about.st_mtime_ns, about.st_size
+    return about.st_ino, about.st_mtime_ns, about.st_ctime_ns, about.st_size
 
 
 def _account(line: str) -> Account | None:

@@ -241,7 +241,7 @@ def test_a_password_is_asked_for_twice_and_never_an_argument(monkeypatch, capsys
     ("options", "needs"),
     [({}, False), ({"host": "localhost"}, False), ({"host": "::1"}, False), ({"host": "127.0.0.5"}, False),
      ({"host": "0.0.0.0"}, True), ({"host": "::"}, True), ({"host": "192.168.1.7"}, True), ({"host": "box.lan"}, True),
-     ({"share": True}, True), ({"auth_file": "accounts"}, True)],
+     ({"host": "x.localhost"}, True),     ({"share": True}, True), ({"auth_file": "accounts"}, True)],
 )  # fmt: skip
 def test_a_page_that_others_can_reach_has_a_door(options, needs):
     assert needs_door(Serve(**options)) is needs

@@ -56,3 +56,24 @@ def test_a_line_that_is_there_already_is_not_sent():
     assert spared(box, gr.update(info="wrong", label="x"), lines)["label"] == "x"
     assert spared(box, gr.update(info="help"), {}) == gr.skip(), "another browser"
     assert spared(box, gr.update(info="help"), lines)["info"] == "help"
+
+
+def test_a_line_is_known_whoever_has_sent_it():
+    """Together with what gradio looks at, and by an event that has but one output."""
+    with Page(analytics_enabled=False) as page:
+        box = gr.Dropdown(["a"], info="help")
+        gr.Button().click(lambda: None, None, [box])
+        gr.Button().click(lambda: None, None, [box, gr.State()])
+    alone, among = page.fns.values()
+    state = SessionState(page)
+
+    def sent(event, update):
+        answer = run(page.postprocess_data(event, update if event is alone else [update, gr.skip()], state))[0]
+        return answer.get("info")
+
+    wrong, help_ = gr.update(info="wrong"), gr.update(info="help")
+    assert sent(among, wrong) == "wrong"
+    assert sent(among, gr.update(info="help", choices=["a"])) == "help"
+    assert sent(among, wrong) == "wrong", "the help had come with choices"
+    assert sent(alone, help_) == "help" and sent(among, wrong) == "wrong"
+    assert sent(alone, wrong) is None and sent(among, help_) == "help" and sent(alone, help_) is None

@@ -14,8 +14,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
+from engine.runs.api import is_loopback
 from engine.words import words
-from webui.access.start import is_loopback
 from webui.visit import language_of
 
 Scope = dict[str, Any]
@@ -71,8 +71,8 @@ class Seal:
 
 def _is_asked_for_here(scope: Scope) -> bool:
     """Whether the name in the address bar is one of this machine's own; a browser always says it."""
-    name = Headers(scope=scope).get("host", "localhost").strip().lower()
-    return is_loopback(re.sub(r":\d*$", "", name).strip("[]").rstrip("."))
+    name = re.sub(r":\d*$", "", Headers(scope=scope).get("host", "localhost").strip().lower()).rstrip(".")
+    return is_loopback(name) or name.endswith(".localhost")
 
 
 def _is_asked_by_another_site(scope: Scope) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 
 from engine.catalog.accounts import AccountsFile, account_for_one_start
 from engine.options.serve import Serve
+from engine.runs.api import is_loopback
 from engine.runs.folder import SAVES
 from engine.words import words
 from webui.access.sessions import Sessions
@@ -38,11 +38,3 @@ def sharing_of(job: Serve) -> Sharing | None:
         accounts = {account.name: account}
         print(words("access.made", job.lang, name=account.name, password=password), flush=True)
     return Sharing(accounts, Sessions(SESSIONS.absolute(), accounts), job.lang)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or a number, without a port, means this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
