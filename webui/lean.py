@@ -40,14 +40,14 @@ def _later(name: str) -> Iterator[None]:
 
 @contextmanager
 def _without_stubs() -> Iterator[None]:
-    """At every import gradio makes type stubs of its components, to lie beside its own source, in over a second.
+    """At every import gradio makes type stubs of its classes, to lie beside its own source, in over a second.
 
-    It makes none of a component whose file cannot be found.
+    It makes none of a class whose file cannot be found.
     """
     found = inspect.getfile
 
     def getfile(what: Any) -> str:
-        if type(what).__name__ == "ComponentMeta":
+        if isinstance(what, type) and what.__module__.startswith("gradio."):
             raise OSError("not looked for")
         return found(what)
 
@@ -69,9 +69,10 @@ class _Inspect(ModuleType):
 
 
 with _without_stubs(), _later("pandas"):  # gradio asks pandas of tables and plots alone, and here are none of its
-    from gradio import blocks, component_meta
+    from gradio import blocks, blocks_events, component_meta
     from gradio.routes import App
 
+blocks_events.create_or_modify_pyi = component_meta.create_or_modify_pyi = lambda *_: None  # nor of classes made here
 blocks.inspect = component_meta.inspect = _Inspect("inspect")
 
 
