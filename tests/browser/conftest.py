@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +15,7 @@ from engine.runs.folder import SAVES, Folder
 from engine.runs.queue import cancel, keep_going, resume, waiting
 from engine.runs.record import update_state
 from engine.runs.seats import seat_of, sit
-from tests.conftest import PROJECT
-from tests.served import free_port, wait_for
+from tests.served import free_port, new_workshop, served
 
 CUT_OFF = (
     "console: AbortError: signal is aborted", "console: Unexpected error Connection errored out",
@@ -30,10 +26,7 @@ CUT_OFF = (
 @pytest.fixture(scope="session")
 def workshop(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The served page's working directory: the project's data and models, and nothing that was done before."""
-    folder = tmp_path_factory.mktemp("workshop")
-    for name in ("data", "models"):
-        (folder / name).symlink_to(PROJECT / name, target_is_directory=True)
-    return folder
+    return new_workshop(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -45,20 +38,8 @@ def ollama_port() -> int:
 @pytest.fixture(scope="session")
 def address(workshop: Path, ollama_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where ``python app.py webui`` serves the page, which may also use what the tests put elsewhere."""
-    port = free_port()
-    environment = {**os.environ, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1",
-                   "OLLAMA_HOST": f"127.0.0.1:{ollama_port}"}  # fmt: skip
-    log = (workshop / "server.log").open("wb")
-    command = [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port),
-               "--roots", str(tmp_path_factory.getbasetemp())]  # fmt: skip
-    server = subprocess.Popen(command, cwd=workshop, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        wait_for(f"http://127.0.0.1:{port}/", server, workshop / "server.log")
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.terminate()
-        server.wait(20)
-        log.close()
+    with served(workshop, ollama_port, tmp_path_factory.getbasetemp()) as address:
+        yield address
 
 
 @pytest.fixture

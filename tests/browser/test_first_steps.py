@@ -11,9 +11,22 @@ from engine.options.jobs import TrainJob
 from engine.runs.presets import expanded
 from engine.words import words
 from tests.browser.steps import WRITTEN, add_name, fill, open_tab, preview_words
+from tests.served import new_workshop, served
 
 SECOND = "ja" if "ja" in WRITTEN else "en"
 JOB_MS = 240_000
+
+
+@pytest.fixture(scope="module")
+def workshop(bundled_model, tmp_path_factory):
+    """Of its own: what has been trained elsewhere ticks steps of the guide."""
+    return new_workshop(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def address(workshop, ollama_port, tmp_path_factory):
+    with served(workshop, ollama_port, tmp_path_factory.getbasetemp()) as address:
+        yield address
 
 
 def job_in(page: Page) -> TrainJob:

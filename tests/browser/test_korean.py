@@ -85,6 +85,7 @@ def ask(page: Page) -> None:
     """Wait for the model, ask, and see an answer and how long it took."""
     expect(in_sight(page.get_by_text("준비 완료"))).to_be_visible(timeout=JOB_MS)
     press(page, "새 대화")
+    expect(page.get_by_role("button", name="메시지 복사")).to_have_count(0)  # what was said before is gone
     only_korean(page)
     write(page, "메시지", QUESTION)
     press(page, "보내기")

@@ -74,8 +74,9 @@ def browse(chromium) -> Iterator[Callable[[int], Page]]:
 
 
 @pytest.fixture
-def train(workplace: Path, tiny_model: Path) -> Iterator[Callable[..., Folder]]:
+def train(workplace: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Folder]]:
     """Start a training of the tiny model; at the end none is left."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the page wants a core too
     rows = [{"instruction": f"Say {n}", "output": " ".join([f"number {n}"] * (1 + n % 5))} for n in range(16)]
     Path("rows.json").write_text(json.dumps(rows), encoding="utf-8")
     started: list[Folder] = []

@@ -21,7 +21,9 @@ from webui.access.viewers import EVENTS
 
 REQUESTS = 1000
 SEED = 20_26
-OURS = re.compile(rf'File "{re.escape(str(PROJECT))}/(?:engine|terminal|webui/(?!access/|gathering|visit))[^"]*", line')
+OURS = re.compile(
+    rf'File "{re.escape(str(PROJECT))}/(?:engine|terminal|webui/(?!access/|gathering|visit|frontend))[^"]*", line'
+)
 """Frames of our code, but for what every request passes on its way to gradio."""
 CALLS_OUT = ("/gradio_api/vibe", "/gradio_api/run-history")
 

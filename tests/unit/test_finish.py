@@ -80,6 +80,15 @@ def guard(folder: Folder, **environment) -> subprocess.Popen:
         )  # fmt: skip
 
 
+def settle(process: subprocess.Popen) -> None:
+    """Return when it has begun to wait: for two seconds it has computed nothing."""
+    seen, now = -1.0, 0.0
+    while now != seen or not now:
+        seen = now
+        time.sleep(2)
+        now = sum(psutil.Process(process.pid).cpu_times()[:2])
+
+
 def test_an_address_gets_the_facts(server):
     address, posted = server
     assert tell(f"{address}/hook/${{KEY}}", FACTS, {"KEY": "s3cret"}) == "HTTP 200"
@@ -203,7 +212,7 @@ def test_of_a_run_that_goes_on_already_nobody_is_told(server):
     address, posted = server
     folder = a_run(f"{address}/")
     waiting = guard(folder)
-    time.sleep(1)
+    settle(waiting)
     update_state(folder, status="done", started_at=200.0, finished_at=201.0)
     waiting.stdin.close()
     assert waiting.wait(30) == 0 and posted == []
