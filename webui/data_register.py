@@ -65,7 +65,7 @@ class DataRegister:
         )
         mapped = [language, self._path, *self._columns.inputs]
         self._columns.connect(self._preview_again, mapped, self._preview)
-        language.change(self._preview_again, mapped, self._preview, **QUICK)
+        self._frame.spoken.change(self._preview_again, mapped, self._preview, **QUICK)
         lists = [dataset, *others]
         self._register.click(
             self._on_register, [language, self._folder, self._path, self._name, *self._columns.inputs],

@@ -93,7 +93,7 @@ class DataRows:
         at_once = {"trigger_mode": "always_last", **QUICK}
         search = {**LONG, "show_progress": "minimal"}
         gr.on(
-            [self._frame.tab.change, self._frame.language.change, *(each.change for each in settings)],
+            [self._frame.tab.change, self._frame.spoken.change, *(each.change for each in settings)],
             self._show, seen, shown, **at_once,
         )  # fmt: skip
         gr.on(

@@ -64,6 +64,10 @@ class Frame:
     def language(self) -> Any:
         return self.top.language
 
+    @property
+    def spoken(self) -> Any:
+        return self.top.spoken
+
 
 class Seen:
     """What a browser shows of each panel. Its looks wait for one another: what is kept is what was sent last, however

@@ -142,7 +142,7 @@ def build_page(language: str = "en", sharing: Sharing | None = None) -> Page:
         top.connect()
         if banner:
             top.tells_who(page.load)
-            banner.connect(page.load, top.language)
+            banner.connect(page.load, top.language, top.spoken)
         made["data"].leads_to(made["train"])
         made["train"].opens(made["chat"])
         made["runs"].opens(made["chat"], made["export"])
@@ -236,7 +236,7 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
             changes = [each.change for each in inputs]
             gr.on(changes, stay, [frame.tab, frame.language, seen, *inputs], outputs, trigger_mode="multiple", **QUICK)
     gr.on(
-        [page.load, frame.tab.change, frame.language.change], arrive,
+        [page.load, frame.tab.change, frame.spoken.change], arrive,
         [frame.tab, frame.language, seen, *(each for _, panel in panels for each in panel.inputs)],
         [*timers, *(each for _, panel in panels for each in panel.outputs)], trigger_mode="multiple", **QUICK,
     )  # fmt: skip
@@ -255,14 +255,14 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
         return [*[""] * len(notices), *texts.updates(chosen, seen)]
 
     def follow(tab: str, chosen: str) -> list[Any]:
-        return texts.updates(chosen, [each not in (None, tab) for each in tabs])
+        return [*texts.updates(chosen, [each not in (None, tab) for each in tabs]), chosen]
 
     def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")
 
     page.load(greet, None, shown, **QUICK)
     language.input(switch, [frame.tab, language], [*notices, *texts.components], **QUICK).then(
-        follow, [frame.tab, language], texts.components, **QUICK
+        follow, [frame.tab, language], [*texts.components, frame.spoken], **QUICK
     )
     language.input(None, language, None, js=KEEP)
     page.load(None, None, None, js=OPENS)

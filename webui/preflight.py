@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import gradio as gr
+from gradio.context import Context
 
 from engine.catalog.cheaper import MOST
 from engine.catalog.devices import Device, devices, memory_text
@@ -62,7 +63,8 @@ class Preflight:
         form, language = self._form, self._frame.language
         asked = [language, *form.inputs]
         shown = [self._picture, self._details, *self._apply]
-        gr.on(None, self._look, asked, shown, trigger_mode="always_last", **QUICK)  # at first, and at each change
+        triggers = [Context.root_block.load, self._frame.spoken.change, *(each.change for each in form.inputs)]
+        gr.on(triggers, self._look, asked, shown, trigger_mode="always_last", **QUICK)
         self._trial.change(self._look, asked, shown, **QUICK)
         for number, button in enumerate(self._apply):
 

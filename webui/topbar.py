@@ -65,10 +65,12 @@ class TopBar:
             "template": template,
         }  # fmt: skip
         self.path, self.hub, self.adapters, self.template = path, hub, adapters, template
+        self.spoken = gr.Textbox(visible=False)
+        """Changes when what is in sight speaks another language, and the rest may follow."""
 
     def tells_who(self, load: Any) -> None:
         """Say who has signed in, as soon as the page is there. Args: load: the page's event."""
-        for event in (load, self.language.change):
+        for event in (load, self.spoken.change):
             event(_who, self.language, self.who, queue=False, show_progress="hidden", api_visibility="private")
 
     def connect(self) -> None:

@@ -28,10 +28,10 @@ class Banner:
         self._line = gr.HTML(elem_id="sharing", js_on_load=ON_CLICK)
         self._last = gr.State("")
 
-    def connect(self, load: Any, language: Any) -> None:
-        """Args: load: the page's event; language: the drop-down."""
+    def connect(self, load: Any, language: Any, spoken: Any) -> None:
+        """Args: load: the page's event; language: the drop-down; spoken: what changes after it."""
         seen = [language, self._last]
-        for event in (load, gr.Timer(LOOK_S).tick, language.change):
+        for event in (load, gr.Timer(LOOK_S).tick, spoken.change):
             event(self._look, seen, [self._line, self._last], **QUICK)
         self._line.select(self._on_act, language, [self._line, self._last], **QUICK)
 
