@@ -4,8 +4,9 @@
 
 Start: from the command until the page is answered, and what python with gradio alone takes. Clicks: Chromium without a
 GPU, the quickest and the slowest of five, by the browser's own clock from the press of the button until what it leads
-to has been painted. An open page: what it costs the browser while nothing happens. Watchers: each asks what an open
-Train tab asks at every tick, of a run that logs four lines a second; the share of one core is the server's.
+to is there, and until it has been painted. An open page: what it costs the browser while nothing happens. Watchers:
+each asks what an open Train tab asks at every tick, of a run that logs four lines a second; the share of one core is
+the server's.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ CLOCK = """([part, text]) => {
     window.took = new Promise((done) => {
         addEventListener("pointerdown", () => {
             const begin = performance.now();
-            const painted = () => requestAnimationFrame(() => setTimeout(() => done(performance.now() - begin)));
-            const look = () => isThere() ? painted() : setTimeout(look, 1);
+            const passed = () => performance.now() - begin;
+            const painted = (there) => requestAnimationFrame(() => setTimeout(() => done([there, passed()])));
+            const look = () => isThere() ? painted(passed()) : setTimeout(look, 1);
             look();
         }, {once: true, capture: true});
     });
 }"""
-"""From the next press until a part of the page is seen, and says a text."""
+"""From the next press until a part of the page is there, and says a text; and until that is painted."""
 
 
 def main() -> None:
@@ -132,8 +134,8 @@ def clicks(address: str) -> None:
         browser.close()
 
 
-def _took(page: Any, pressed: Any, part: str, text: str | None = None, back: Any = None) -> float:
-    """Milliseconds."""
+def _took(page: Any, pressed: Any, part: str, text: str | None = None, back: Any = None) -> list[float]:
+    """Milliseconds until it is there, and until it is painted."""
     page.evaluate(CLOCK, [part, text])
     pressed.click()
     took = page.evaluate("window.took")
@@ -144,8 +146,10 @@ def _took(page: Any, pressed: Any, part: str, text: str | None = None, back: Any
     return took
 
 
-def told(name: str, times: list[float]) -> None:
-    print(f"{name:32}{min(times):8.0f} ms ({max(times):.0f} at most)", flush=True)
+def told(name: str, times: list[list[float]]) -> None:
+    there, painted = zip(*times, strict=True)
+    print(f"{name:32}{min(there):8.0f} ms ({max(there):.0f} at most)", end="")
+    print(f", painted {min(painted):.0f} ms ({max(painted):.0f} at most)", flush=True)
 
 
 def watchers(address: str, server: psutil.Popen, place: Path, count: int, seconds: int) -> None:
