@@ -44,6 +44,11 @@ return found}"""
 
 
 @cache
+def etag(path: str) -> str:
+    return f'"{sha256(replaced()[path]).hexdigest()}"'
+
+
+@cache
 def replaced() -> dict[str, bytes]:
     """By the name of a file: what the browser gets instead."""
     found = {}
@@ -65,7 +70,7 @@ class Straight:
         if content is None:
             await self._app(scope, receive, send)
             return
-        headers = {"cache-control": "no-cache", "etag": f'"{sha256(content).hexdigest()}"'}
+        headers = {"cache-control": "no-cache", "etag": etag(scope["path"])}
         if Headers(scope=scope).get("if-none-match") == headers["etag"]:
             answer = Response(status_code=304, headers=headers)
         else:

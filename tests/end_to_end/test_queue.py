@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from engine.errors import UserError
 from engine.runs.folder import Folder
 from engine.runs.queue import waiting
 from engine.runs.read import is_alive, list_runs, read_job, read_state
+from tests.served import free_port, wait_for
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TIMEOUT_S = 400
@@ -69,24 +68,13 @@ def keeper(workplace: Path) -> int | None:
 
 def serve() -> subprocess.Popen:
     """``python app.py webui``, once it answers."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with Path("server.log").open("ab") as log:
         server = subprocess.Popen(
             [sys.executable, str(PROJECT / "app.py"), "webui", "--port", str(port)], stdout=log, stderr=log,
             start_new_session=True,
         )  # fmt: skip
-
-    def answers() -> bool:
-        assert server.poll() is None, Path("server.log").read_text()
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-            return True
-        except OSError:
-            return False
-
-    wait(answers)
+    wait_for(f"http://127.0.0.1:{port}/", server, Path("server.log"))
     return server
 
 
