@@ -12,6 +12,7 @@ the server's.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ import psutil
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
+from engine.runs.folder import Folder  # noqa: E402
 from engine.words import LANGUAGES, words  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -156,13 +158,13 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     run = place / "saves" / "m" / "lora" / "train_watched"
     run.mkdir(parents=True)
     (run / "state.json").write_text(json.dumps({"kind": "train", "status": "running", "started_at": time.time()}))
-    with urllib.request.urlopen(f"{address}config") as answer:
-        events = json.load(answer)["dependencies"]
-    tick = [event for event in events if any(name == "tick" for _, name in event["targets"])][1]  # of the Train tab
-    asked = next((event for event in events if event["trigger_after"] == tick["id"]), tick)
+    worker = Folder(run).lock.open("wb")
+    fcntl.flock(worker, fcntl.LOCK_EX)  # as a worker does for as long as it lives
+    tick, values = _tick_of(address, "train-curve")
     over = threading.Event()
     threads = [
-        threading.Thread(target=_watch, args=(address, tick, asked, f"watcher{each}", over)) for each in range(count)
+        threading.Thread(target=_watch, args=(address, tick, list(values), f"watcher{each}", over))
+        for each in range(count)
     ]
     threads.append(threading.Thread(target=_write, args=(run / "trainer_log.jsonl", over)))
     for thread in threads:
@@ -174,21 +176,37 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     over.set()
     for thread in threads:
         thread.join()
+    worker.close()
     print(f"{count} watchers, of one core        {100 * spent / seconds:8.1f} %")
     print(f"memory of the server then       {server.memory_info().rss / 1e6:8.0f} MB")
 
 
-def _watch(address: str, tick: dict[str, Any], asked: dict[str, Any], session: str, over: threading.Event) -> None:
-    values: list[Any] = [None] * len(tick["inputs"])
-    values[1] = "en"
-    data = values if asked is tick else [json.dumps(values)]
-    body = {"fn_index": asked["id"], "data": data, "session_hash": session, "event_data": None, "trigger_id": None}
+def _tick_of(address: str, part: str) -> tuple[int, list[Any]]:
+    """The event that asks for news of a part of the page: its number, and what a page just opened tells with it."""
+    with urllib.request.urlopen(f"{address}config") as answer:
+        config = json.load(answer)
+    parts = {each["id"]: each["props"] for each in config["components"]}
+    by_number = {event["id"]: event for event in config["dependencies"]}
+    for event in by_number.values():
+        first = by_number.get(event["trigger_after"], event)  # the browser gathers there what it tells
+        if any(name == "tick" for _, name in first["targets"]) and any(
+            parts[each].get("elem_id") == part for each in event["outputs"]
+        ):
+            return event["id"], [parts[each].get("value") for each in first["inputs"]]
+    raise SystemExit(f"no event asks for #{part}")
+
+
+def _watch(address: str, tick: int, values: list[Any], session: str, over: threading.Event) -> None:
+    body = {"fn_index": tick, "session_hash": session, "event_data": None, "trigger_id": None}
     while not over.wait(1.5):
         request = urllib.request.Request(
-            f"{address}gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
+            f"{address}gradio_api/run/predict", json.dumps({**body, "data": [json.dumps(values)]}).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
         with urllib.request.urlopen(request) as answer:
-            answer.read()
+            received = json.load(answer)["data"][-1]
+        if isinstance(received, int):  # else nothing is new
+            values[3] = received
 
 
 def _write(path: Path, over: threading.Event) -> None:

@@ -71,21 +71,44 @@ class Frame:
 
 class Seen:
     """What a browser shows of each panel. Its looks wait for one another: what is kept is what was sent last, however
-    many ticks and clicks ask at once."""
+    many ticks and clicks ask at once.
+
+    Yet answers that are under way at once may overtake one another, or be lost. So each that brings something is
+    numbered, and each look tells the number that has come last. A look that does not know of the last one leaves in
+    doubt what the browser shows; as soon as all has come, everything is sent once more.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[int, list[str]] = {}
+        self._sent, self._is_in_doubt = 0, False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
         return Seen()  # gradio gives each browser a copy of its own
 
-    def news(self, number: int, render: Callable[[], list[Any]]) -> list[Any]:
-        """What a panel shows, with ``gr.skip()`` for what the browser shows already."""
+    def news(
+        self, received: int | None, renders: dict[int, Callable[[], list[Any]]]
+    ) -> tuple[dict[int, list[Any]], Any]:
+        """What panels show, with ``gr.skip()`` for what the browser shows already; and the number of the answer.
+
+        Args:
+            received: the number that the browser got last; 0: none yet.
+            renders: by number of a panel: what it shows now.
+        """
         with self._lock:
-            values = render()
-            changed, self._shown[number] = changed_only(values, self._shown.get(number))
-            return changed
+            is_behind = received != self._sent
+            if self._is_in_doubt and not is_behind:
+                self._shown.clear()
+            self._is_in_doubt = is_behind
+            found = {number: self._changed(number, render()) for number, render in renders.items()}
+            if not is_behind and all(value == gr.skip() for values in found.values() for value in values):
+                return found, gr.skip()
+            self._sent += 1
+            return found, self._sent
+
+    def _changed(self, number: int, values: list[Any]) -> list[Any]:
+        changed, self._shown[number] = changed_only(values, self._shown.get(number))
+        return changed
 
 
 def changed_only(values: list[Any], seen: list[str] | None) -> tuple[list[Any], list[str]]:

@@ -1,8 +1,9 @@
-"""One function of gradio 6.31's browser part, replaced on its way to the browser.
+"""Two functions of gradio 6.31's browser part, replaced on their way to the browser: most of what a click cost.
 
 For every component that an event changes, asks or tells that it has begun, the browser looks for it through the whole
-page, some 1,700 parts that Svelte watches, each time from the first: most of what a click cost. Here it goes straight
-to where it found it last. In another gradio, whose function reads otherwise, nothing is replaced.
+page, some 1,700 parts that Svelte watches, each time from the first. Here it goes straight to where it found it last.
+And it copies all that the component holds, choices and all, to read one value of it. Here it copies what is read.
+In another gradio, whose functions read otherwise, nothing is replaced.
 """
 
 from __future__ import annotations
@@ -41,6 +42,13 @@ const found=search(root);\
 if(found)latheWays.set(id,way);\
 return found}"""
 """The way to a part is a number for each level. A part that has moved is searched for as before."""
+ASKED = re.compile(r"async get_data\(\)\{return (?P<name>\w+)\(this\.props\)\}")
+"""What a component holds, copied to the depth by the function of that name."""
+SPARSE = """\
+async get_data(){\
+const latheHeld={...this.props};\
+return new Proxy(latheHeld,{get:(held,each)=>NAME(held[each])})}"""
+"""Each property is copied when it is read."""
 
 
 @cache
@@ -52,15 +60,20 @@ def etag(path: str) -> str:
 def replaced() -> dict[str, bytes]:
     """By the name of a file: what the browser gets instead."""
     found = {}
-    for path in ASSETS.glob("core-*.js"):
-        text, count = WALK.subn(lambda walk: STRAIGHT.replace("NAME", walk["name"]), path.read_text(encoding="utf-8"))
-        if count == 1:
-            found[f"/assets/{path.name}"] = text.encode()
+    for files, theirs, ours in (("core-*.js", WALK, STRAIGHT), ("src-*.js", ASKED, SPARSE)):
+        for path in ASSETS.glob(files):
+            text, count = theirs.subn(_ours(ours), path.read_text(encoding="utf-8"))
+            if count == 1:
+                found[f"/assets/{path.name}"] = text.encode()
     return found
 
 
-class Straight:
-    """Hands out what is replaced, and leaves all else to gradio."""
+def _ours(text: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: text.replace("NAME", found["name"])
+
+
+class Replaced:
+    """ASGI middleware: hands out what is replaced, and leaves all else to gradio."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

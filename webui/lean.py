@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 
 MOST = 1024
 """Signatures that are kept."""
+LOOKS_S = 0.01
+"""How often gradio's queue is looked at: what waits there waits half of that on average."""
 
 
 class _Later(ModuleType):
@@ -69,11 +71,28 @@ class _Inspect(ModuleType):
 
 
 with _without_stubs(), _later("pandas"):  # gradio asks pandas of tables and plots alone, and here are none of its
-    from gradio import blocks, blocks_events, component_meta
+    import gradio as gr
+    from gradio import blocks, blocks_events, component_meta, utils
     from gradio.routes import App
 
 blocks_events.create_or_modify_pyi = component_meta.create_or_modify_pyi = lambda *_: None  # nor of classes made here
 blocks.inspect = component_meta.inspect = _Inspect("inspect")
+
+
+class _WhereDrawn(utils.MatplotlibBackendMananger):
+    """Around every event gradio sees to it that pyplot opens no window, and imports it for that, in over a second."""
+
+    def __enter__(self) -> None:
+        self._is_there = "matplotlib.pyplot" in sys.modules
+        if self._is_there:
+            super().__enter__()
+
+    def __exit__(self, *raised: object) -> None:
+        if self._is_there:
+            super().__exit__(*raised)
+
+
+utils.MatplotlibBackendMananger = _WhereDrawn
 
 
 def _kept(make: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -106,3 +125,8 @@ def without_an_app() -> Iterator[None]:
         yield
     finally:
         App.create_app = staticmethod(make)
+
+
+def seldom(page: gr.Blocks) -> None:
+    """Gradio looks a thousand times a second whether an event waits in its queue: 6 % of a core, day and night."""
+    page._queue.sleep_when_free = LOOKS_S

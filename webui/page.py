@@ -29,11 +29,11 @@ from webui.access.tunnel import close_tunnels
 from webui.access.viewers import may_see
 from webui.empty import OPENS
 from webui.frame import FREE, QUICK, Frame, Panel, Seen
-from webui.frontend import Straight
+from webui.frontend import Replaced
 from webui.gathering import Page
 from webui.kept import Kept
 from webui.language import Texts, escaped, glossary
-from webui.lean import without_an_app
+from webui.lean import seldom, without_an_app
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -69,10 +69,11 @@ def serve(job: Serve) -> int:
     _reach_localhost_without_proxy()
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)
+    seldom(page)
     guard = sharing.middleware(page.fns) if sharing else ()
     stands_before = [
         Middleware(Seal, has_door=needs_door(job), language=job.lang), *guard,
-        Middleware(InItsLanguage, default=job.lang), Middleware(Straight),
+        Middleware(InItsLanguage, default=job.lang), Middleware(Replaced),
     ]  # fmt: skip
     page.launch(
         server_name=job.host, server_port=job.port, share=False, inbrowser=job.inbrowser, theme=theme(),
@@ -201,44 +202,54 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     tabs = list(dict.fromkeys(panel.tab for _, panel in panels))
     timers = [gr.Timer(TICK_S, active=name == FIRST_TAB) for name in tabs]
 
-    def look(request: gr.Request, tab: str, among: Numbered, language: str, seen: Seen, values: list) -> list[Any]:
-        rest, updates = values, []
+    received = gr.Number(0, precision=0, visible=False)  # the browser's: what is known only here is no answer to that
+
+    def look(
+        request: gr.Request, tab: str, among: Numbered, language: str, seen: Seen, received: int | None, values: list
+    ) -> list[Any]:
+        rest, updates, shown = values, [], {}
         is_shown = may_see(role_of(request), tab)
         for number, panel in among:
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
-            if panel.tab != tab or not is_shown:
-                updates += [gr.skip()] * len(panel.outputs)
-                continue
-            updates += seen.news(number, partial(panel.render, language, *own))
-        return updates
+            if panel.tab == tab and is_shown:
+                shown[number] = partial(panel.render, language, *own)
+        news, sent = seen.news(received, shown)
+        for number, panel in among:
+            updates += news.get(number, [gr.skip()] * len(panel.outputs))
+        return [*updates, sent]
 
-    def arrive(request: gr.Request, tab: str, language: str, seen: Seen, *values: Any) -> list[Any]:
-        return [*awake(tab), *look(request, tab, panels, language, seen, list(values))]
+    def arrive(
+        request: gr.Request, tab: str, language: str, seen: Seen, received: int | None, *values: Any
+    ) -> list[Any]:
+        return [*awake(tab), *look(request, tab, panels, language, seen, received, list(values))]
 
     def awake(tab: str) -> list[Any]:
         return [gr.Timer(active=name == tab) for name in tabs]
 
     def staying(own_tab: str, among: Numbered) -> Callable[..., list[Any]]:
-        def stay(request: gr.Request, tab: str, language: str, seen: Seen, *values: Any) -> list[Any]:
+        def stay(
+            request: gr.Request, tab: str, language: str, seen: Seen, received: int | None, *values: Any
+        ) -> list[Any]:
             if tab != own_tab:  # answers overtook one another, and the wrong timer has stayed awake
-                return [*awake(tab), *[gr.skip() for _, panel in among for _ in panel.outputs]]
-            return [*[gr.skip()] * len(timers), *look(request, tab, among, language, seen, list(values))]
+                return [*awake(tab), *[gr.skip() for _, panel in among for _ in panel.outputs], gr.skip()]
+            return [*[gr.skip()] * len(timers), *look(request, tab, among, language, seen, received, list(values))]
 
         return stay
 
+    told = [frame.tab, frame.language, seen, received]
     for name, timer in zip(tabs, timers, strict=True):
         own = [(number, panel) for number, panel in panels if panel.tab == name]
         inputs = [each for _, panel in own for each in panel.inputs]
-        outputs = [*timers, *(each for _, panel in own for each in panel.outputs)]
+        outputs = [*timers, *(each for _, panel in own for each in panel.outputs), received]
         stay = staying(name, own)
-        timer.tick(stay, [frame.tab, frame.language, seen, *inputs], outputs, **QUICK)
+        timer.tick(stay, [*told, *inputs], outputs, **QUICK)
         if inputs:
             changes = [each.change for each in inputs]
-            gr.on(changes, stay, [frame.tab, frame.language, seen, *inputs], outputs, trigger_mode="multiple", **QUICK)
+            gr.on(changes, stay, [*told, *inputs], outputs, trigger_mode="multiple", **QUICK)
     gr.on(
         [page.load, frame.tab.change, frame.spoken.change], arrive,
-        [frame.tab, frame.language, seen, *(each for _, panel in panels for each in panel.inputs)],
-        [*timers, *(each for _, panel in panels for each in panel.outputs)], trigger_mode="multiple", **QUICK,
+        [*told, *(each for _, panel in panels for each in panel.inputs)],
+        [*timers, *(each for _, panel in panels for each in panel.outputs), received], trigger_mode="multiple", **QUICK,
     )  # fmt: skip
 
 
@@ -247,33 +258,39 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     texts, language, notices = frame.texts, frame.language, frame.notices
     page.speak(texts, language)
 
-    tabs = [_tab_of(component) for component in texts.components]
+    places, above = [_place_of(component) for component in texts.components], (None, True)
+    begun = gr.State(FIRST_TAB)
 
     def switch(tab: str, chosen: str) -> list[Any]:
-        """What is in sight; the other tabs follow, so that nobody waits for them."""
-        seen = [each in (None, tab) for each in tabs]
-        return [*[""] * len(notices), *texts.updates(chosen, seen)]
+        """What is in sight; the other tabs and what is folded follow, so that nobody waits for them."""
+        return [tab, *[""] * len(notices), *texts.updates(chosen, [each in (above, (tab, True)) for each in places])]
 
-    def follow(tab: str, chosen: str) -> list[Any]:
-        return [*texts.updates(chosen, [each not in (None, tab) for each in tabs]), chosen]
+    def follow(begun: str, chosen: str) -> list[Any]:
+        """All else, whichever tab has been opened meanwhile."""
+        return [*texts.updates(chosen, [each not in (above, (begun, True)) for each in places]), chosen]
 
     def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")
 
     page.load(greet, None, shown, **QUICK)
-    language.input(switch, [frame.tab, language], [*notices, *texts.components], **QUICK).then(
-        follow, [frame.tab, language], [*texts.components, frame.spoken], **QUICK
+    language.change(switch, [frame.tab, language], [begun, *notices, *texts.components], js=KEEP, **QUICK).then(
+        follow, [begun, language], [*texts.components, frame.spoken], **QUICK
     )
-    language.input(None, language, None, js=KEEP)
     page.load(None, None, None, js=OPENS)
 
 
-def _tab_of(component: Any) -> str | None:
-    """The tab of the page in which a component stands; None: above them, or a tab itself."""
-    above = component.parent
+def _place_of(component: Any) -> tuple[str | None, bool]:
+    """Where a component stands when the page is opened.
+
+    Returns:
+        The tab; None: above them, or a tab itself. And whether it is in sight there: nothing around it is folded or
+        hidden.
+    """
+    above, is_in_sight = component.parent, True
     while above is not None and not (isinstance(above, gr.Tab) and above.id in TABS):
+        is_in_sight = is_in_sight and above.visible is True and getattr(above, "open", True)
         above = above.parent
-    return above.id if above is not None else None
+    return (above.id if above is not None else None), is_in_sight
 
 
 def _reach_localhost_without_proxy() -> None:

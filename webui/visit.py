@@ -15,12 +15,16 @@ from starlette.requests import Request
 from engine.words import LANGUAGES, all_words, nearest_language, words
 
 COOKIE = "lathe-language"
-KEEP = f"""(language) => {{
-    document.documentElement.dataset.language = language;
+KEEP = f"""(tab, language) => {{
     document.cookie = `{COOKIE}=${{language}}; max-age=31536000; samesite=lax`;
-    return language;
+    new MutationObserver((_, once) => {{
+        once.disconnect();
+        document.documentElement.dataset.language = language;
+    }}).observe(document.querySelector('.brand-block'), {{childList: true, characterData: true, subtree: true}});
+    return [tab, language];
 }}"""
-"""What the browser does when a person has chosen a language."""
+"""What the browser does when a person has chosen a language. The page is in it with the first words that arrive: set
+sooner, all text would be laid out once more."""
 
 served: ContextVar[str | None] = ContextVar("served", default=None)
 """The language of the page that is being answered; None: no page is."""

@@ -1,10 +1,12 @@
-"""The function that stands in the browser in place of gradio's own: it finds the same, however parts move about."""
+"""What stands in the browser in place of gradio's own functions: it finds and reads the same."""
 
 from __future__ import annotations
 
 import re
 
-from webui.frontend import ASSETS, WALK, replaced
+import pytest
+
+from webui.frontend import ASKED, ASSETS, WALK, replaced
 
 TRIAL = """([theirs, ours]) => {
     const [walk, straight] = [theirs, ours].map((text) => new Function(text + ";return Z")());
@@ -32,22 +34,60 @@ TRIAL = """([theirs, ours]) => {
 }"""
 
 
-def test_it_finds_what_gradios_own_finds(chromium):
-    (name,) = replaced()
-    theirs = (ASSETS / name.rpartition("/")[2]).read_text(encoding="utf-8")
-    walk = WALK.search(theirs)
-    ours = re.search(r"const latheWays=.*?return found\}", replaced()[name].decode())[0]
-    assert theirs.replace(walk[0], ours) == replaced()[name].decode(), "and nothing else is changed"
+READING = """async ([theirs, ours]) => {
+    let copied = 0;
+    const copy = (value) => { copied += JSON.stringify(value ?? null).length; return structuredClone(value); };
+    const held = (text) => new (new Function("Z", `return class { ${text} }`)(copy))();
+    const told = [];
+    for (const text of [theirs, ours]) {
+        const choices = Array.from({length: 9}, (_, at) => [`name ${at}`, at]);
+        const component = held(text);
+        component.props = {value: ["a", {b: 1}], choices, open: true, nothing: null};
+        const data = await component.get_data();
+        const seen = JSON.stringify([data, {...data}, "value" in data, "label" in data, data.label]);
+        data.value.push("ours");
+        data.open = false;
+        told.push(JSON.stringify([seen, data.open, component.props]));
+        copied = 0;
+        (await component.get_data()).value;
+        told.push(copied);
+    }
+    return told;
+}"""
+
+
+def of_both(kind: str, theirs: re.Pattern[str], ours: str) -> tuple[str, str]:
+    """A function as gradio has it and as the browser gets it, each by the name of Z; and nothing else is changed."""
+    (name,) = (name for name in replaced() if name.startswith(f"/assets/{kind}-"))
+    text = (ASSETS / name.rpartition("/")[2]).read_text(encoding="utf-8")
+    there, here = theirs.search(text), re.search(ours, replaced()[name].decode())[0]
+    assert text.replace(there[0], here) == replaced()[name].decode()
+    plain, other = (re.sub(rf"\b{there['name']}\(", "Z(", each) for each in (there[0], here))
+    return plain, other
+
+
+@pytest.fixture
+def blank(chromium):
     page = chromium.new_page()
-    try:
-        left = page.evaluate(TRIAL, [re.sub(rf"\b{walk['name']}\(", "Z(", text) for text in (walk[0], ours)])
-    finally:
-        page.close()
+    yield page
+    page.close()
+
+
+def test_it_finds_what_gradios_own_finds(blank):
+    left = blank.evaluate(TRIAL, of_both("core", WALK, r"const latheWays=.*?return found\}"))
     assert isinstance(left, int) and left > 30, left
 
 
+def test_it_reads_what_gradios_own_reads_and_copies_less(blank):
+    theirs, copied, ours, copied_here = blank.evaluate(
+        READING, of_both("src", ASKED, r"async get_data\(\)\{const latheHeld=.*?\}\)\}")
+    )
+    assert ours == theirs
+    assert copied_here < copied / 5
+
+
 def test_the_browser_gets_it_once(chromium, address):
-    (name,) = replaced()
+    name = next(name for name in replaced() if "core-" in name)
     context = chromium.new_context()
     page = context.new_page()
     with page.expect_response(lambda answer: name in answer.url) as first:

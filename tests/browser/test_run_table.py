@@ -86,3 +86,40 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit, sixty):
     open_tab(page, "runs")
     expect(page.locator("#runs-table tbody tr").first).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+HOLDS = """
+() => {
+    const fetched = window.fetch;
+    let release;
+    const released = new Promise((done) => { release = done; });
+    window.fetch = async (...asked) => {
+        const answer = await fetched(...asked);
+        if (!window.isHeld && String(asked[1]?.body).includes('run-17')) {
+            window.isHeld = true;
+            await released;
+            setTimeout(() => { window.isLate = true; }, 200);
+        }
+        return answer;
+    };
+    window.release = release;
+}
+"""
+
+
+def test_an_answer_that_is_overtaken_does_not_stay(visit, sixty):
+    """Of two answers under way at once, the older may come last: what the filter says is what is shown in the end."""
+    page = visit()
+    open_tab(page, "runs")
+    rows = page.locator("#runs-table tbody tr")
+    expect(rows).to_have_count(50)
+    page.evaluate(HOLDS)
+    box = page.locator("#runs-filter input, #runs-filter textarea").first
+    box.fill("run-17")
+    page.wait_for_function("window.isHeld")
+    box.fill("run-23")
+    expect(rows).to_have_count(1)
+    page.evaluate("window.release()")
+    page.wait_for_function("window.isLate")
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text("run-23")

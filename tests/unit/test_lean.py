@@ -15,7 +15,7 @@ from gradio.state_holder import SessionState
 
 from tests.conftest import PROJECT
 from webui.gathering import Page
-from webui.lean import without_an_app
+from webui.lean import LOOKS_S, seldom, without_an_app
 from webui.page import build_page
 
 FRESH = """
@@ -32,6 +32,14 @@ import pandas
 assert FIRST and gr.Dataframe().postprocess(pandas.DataFrame({"a": [1]})).data == [[1]]
 import gradio.caching
 assert gradio.caching.pd.DataFrame is pandas.DataFrame
+from gradio import utils
+with utils.MatplotlibBackendMananger():
+    assert "matplotlib" not in sys.modules, "an event draws nothing"
+import matplotlib.pyplot
+matplotlib.use("svg")
+with utils.MatplotlibBackendMananger():
+    assert matplotlib.get_backend() == "agg", "who draws opens no window"
+assert matplotlib.get_backend() == "svg"
 print("well")
 """
 
@@ -76,6 +84,14 @@ def test_what_changes_for_one_visitor_changes_for_no_other():
     assert one.config_values[box._id]["props"]["value"] == "third"
     (told,) = [each for each in page.get_config_file()["components"] if each["id"] == box._id]
     assert told["props"]["value"] == "first"
+
+
+def test_gradios_queue_is_looked_at_seldom():
+    """A turn of its loop sleeps that long; the test fails if another gradio names it otherwise."""
+    with Page(analytics_enabled=False) as page:
+        assert page._queue.sleep_when_free < LOOKS_S
+    seldom(page)
+    assert page._queue.sleep_when_free == LOOKS_S
 
 
 def test_an_app_is_made_again_after_the_page():
