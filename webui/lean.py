@@ -127,6 +127,13 @@ def without_an_app() -> Iterator[None]:
         App.create_app = staticmethod(make)
 
 
-def seldom(page: gr.Blocks) -> None:
-    """Gradio looks a thousand times a second whether an event waits in its queue: 6 % of a core, day and night."""
-    page._queue.sleep_when_free = LOOKS_S
+def calm(page: gr.Blocks) -> None:
+    """Let the queue of a page's events do no more than hand them on.
+
+    Gradio looks a thousand times a second whether one waits: 6 % of a core, day and night. And after each it works out
+    statistics of the last 10,000, with pandas, for a dashboard that this page does not have.
+    """
+    queue = page._queue
+    queue.sleep_when_free = LOOKS_S
+    queue.compute_analytics_summary = lambda _: queue.cached_event_analytics_summary
+    queue.ANALYTICS_MAX_EVENTS = 1

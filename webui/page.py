@@ -33,7 +33,7 @@ from webui.frontend import Replaced
 from webui.gathering import Page
 from webui.kept import Kept
 from webui.language import Texts, escaped, glossary
-from webui.lean import seldom, without_an_app
+from webui.lean import calm, without_an_app
 from webui.notify import tell_of_ends
 from webui.tab_chat import ChatTab
 from webui.tab_data import DataTab
@@ -69,7 +69,7 @@ def serve(job: Serve) -> int:
     _reach_localhost_without_proxy()
     sharing = sharing_of(job)
     page = build_page(job.lang, sharing)
-    seldom(page)
+    calm(page)
     guard = sharing.middleware(page.fns) if sharing else ()
     stands_before = [
         Middleware(Seal, has_door=needs_door(job), language=job.lang), *guard,

@@ -12,10 +12,12 @@ import pytest
 from gradio import blocks, component_meta, utils
 from gradio.routes import App
 from gradio.state_holder import SessionState
+from gradio_client import Client
 
 from tests.conftest import PROJECT
+from tests.served import free_port
 from webui.gathering import Page
-from webui.lean import LOOKS_S, seldom, without_an_app
+from webui.lean import LOOKS_S, calm, without_an_app
 from webui.page import build_page
 
 FRESH = """
@@ -86,12 +88,24 @@ def test_what_changes_for_one_visitor_changes_for_no_other():
     assert told["props"]["value"] == "first"
 
 
-def test_gradios_queue_is_looked_at_seldom():
-    """A turn of its loop sleeps that long; the test fails if another gradio names it otherwise."""
-    with Page(analytics_enabled=False) as page:
-        assert page._queue.sleep_when_free < LOOKS_S
-    seldom(page)
-    assert page._queue.sleep_when_free == LOOKS_S
+def test_gradios_queue_hands_events_on_and_does_no_more(monkeypatch):
+    """Asked as a browser asks, through the queue; of another gradio that counts elsewhere the first lines tell."""
+    counted: list[list] = []
+    with gr.Blocks(analytics_enabled=False) as page:
+        box = gr.Textbox()
+        box.submit(lambda text: text.upper(), box, box, api_name="loud")
+    queue = page._queue
+    assert queue.sleep_when_free < LOOKS_S and queue.ANALYTICS_MAX_EVENTS > 1
+    monkeypatch.setattr(queue, "_get_df", lambda records: counted.append(records))
+    calm(page)
+    assert queue.sleep_when_free == LOOKS_S
+    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), _frontend=False)
+    try:
+        client = Client(address, verbose=False)
+        assert [client.predict(each, api_name="/loud") for each in ("a", "b", "c")] == ["A", "B", "C"]
+        assert len(queue.event_analytics) == 1 and not counted
+    finally:
+        page.close()
 
 
 def test_an_app_is_made_again_after_the_page():
