@@ -5,13 +5,14 @@
 Start: from the command until the page is answered, and what python with gradio alone takes. Clicks: Chromium without a
 GPU, the quickest and the slowest of five, by the browser's own clock from the press of the button until what it leads
 to is there, and until it has been painted. An open page: what it costs the browser while nothing happens. Watchers:
-each asks what an open Train tab asks at every tick, of a run that logs four lines a second; the share of one core is
-the server's.
+each asks what an open Train tab asks, at each tick and for its title, of a run that logs four lines a second; the share
+of one core is the server's.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import fcntl
 import json
 import os
@@ -160,11 +161,12 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     (run / "state.json").write_text(json.dumps({"kind": "train", "status": "running", "started_at": time.time()}))
     worker = Folder(run).lock.open("wb")
     fcntl.flock(worker, fcntl.LOCK_EX)  # as a worker does for as long as it lives
-    tick, values = _tick_of(address, "train-curve")
+    asked = [(_event_for(address, "train-curve", "tick"), 1.5), (_event_for(address, "run-facts", "select"), 2.0)]
     over = threading.Event()
     threads = [
-        threading.Thread(target=_watch, args=(address, tick, list(values), f"watcher{each}", over))
+        threading.Thread(target=_watch, args=(address, copy.deepcopy(event), every_s, f"watcher{each}", over))
         for each in range(count)
+        for event, every_s in asked
     ]
     threads.append(threading.Thread(target=_write, args=(run / "trainer_log.jsonl", over)))
     for thread in threads:
@@ -181,31 +183,33 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     print(f"memory of the server then       {server.memory_info().rss / 1e6:8.0f} MB")
 
 
-def _tick_of(address: str, part: str) -> tuple[int, list[Any]]:
-    """The event that asks for news of a part of the page: its number, and what a page just opened tells with it."""
+def _event_for(address: str, part: str, trigger: str) -> dict[str, Any]:
+    """The event that brings news of a part of the page, as a page just opened asks for it."""
     with urllib.request.urlopen(f"{address}config") as answer:
         config = json.load(answer)
     parts = {each["id"]: each["props"] for each in config["components"]}
     by_number = {event["id"]: event for event in config["dependencies"]}
     for event in by_number.values():
-        first = by_number.get(event["trigger_after"], event)  # the browser gathers there what it tells
-        if any(name == "tick" for _, name in first["targets"]) and any(
+        first = by_number.get(event["trigger_after"], event)  # where the browser gathers what it tells
+        if any(name == trigger for _, name in first["targets"]) and any(
             parts[each].get("elem_id") == part for each in event["outputs"]
         ):
-            return event["id"], [parts[each].get("value") for each in first["inputs"]]
-    raise SystemExit(f"no event asks for #{part}")
+            values = [parts[each].get("value") for each in first["inputs"]]
+            return {"fn_index": event["id"], "data": values, "is_gathered": first is not event}
+    raise SystemExit(f"no {trigger} asks for #{part}")
 
 
-def _watch(address: str, tick: int, values: list[Any], session: str, over: threading.Event) -> None:
-    body = {"fn_index": tick, "session_hash": session, "event_data": None, "trigger_id": None}
-    while not over.wait(1.5):
+def _watch(address: str, event: dict[str, Any], every_s: float, session: str, over: threading.Event) -> None:
+    values, is_gathered = event["data"], event.pop("is_gathered")
+    body = {**event, "session_hash": session, "event_data": {"run": None}, "trigger_id": None}
+    while not over.wait(every_s):
+        body["data"] = [json.dumps(values)] if is_gathered else values
         request = urllib.request.Request(
-            f"{address}gradio_api/run/predict", json.dumps({**body, "data": [json.dumps(values)]}).encode(),
-            {"Content-Type": "application/json"},
-        )  # fmt: skip
+            f"{address}gradio_api/run/predict", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request) as answer:
             received = json.load(answer)["data"][-1]
-        if isinstance(received, int):  # else nothing is new
+        if isinstance(received, int):  # the number of what has come; else nothing is new
             values[3] = received
 
 
