@@ -49,7 +49,7 @@ class DataLengths:
                 self.use = make(
                     gr.Button, {"value": "page.lengths.use"}, variant="primary", size="sm", elem_id="data-use-cutoff"
                 )
-        self._longest = gr.State(None)
+        self._longest = gr.Number(None, precision=0, visible=False)  # kept by the browser, as the slider's limit is
         self.notice = gr.HTML(elem_id="data-lengths-notice", js_on_load=SPEAKS)
         self.picture = gr.HTML(elem_id="data-lengths", js_on_load=None)
         frame.notices.append(self.notice)

@@ -75,13 +75,14 @@ class Seen:
 
     Yet answers that are under way at once may overtake one another, or be lost. So each that brings something is
     numbered, and each look tells the number that has come last. A look that does not know of the last one leaves in
-    doubt what the browser shows; as soon as all has come, everything is sent once more.
+    doubt what the browser shows. As soon as the last has come, everything is sent once more, and at the look after that
+    again, for one that is later still.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[int, list[str]] = {}
-        self._sent, self._is_in_doubt = 0, False
+        self._sent, self._doubts = 0, 0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Seen:
         return Seen()  # gradio gives each browser a copy of its own
@@ -97,10 +98,14 @@ class Seen:
         """
         with self._lock:
             is_behind = received != self._sent
-            if self._is_in_doubt and not is_behind:
+            if self._doubts and not is_behind:
                 self._shown.clear()
-            self._is_in_doubt = is_behind
-            found = {number: self._changed(number, render()) for number, render in renders.items()}
+            self._doubts = 2 if is_behind else max(self._doubts - 1, 0)
+            try:
+                found = {number: self._changed(number, render()) for number, render in renders.items()}
+            except BaseException:
+                self._shown.clear()  # nothing of this answer will come
+                raise
             if not is_behind and all(value == gr.skip() for values in found.values() for value in values):
                 return found, gr.skip()
             self._sent += 1

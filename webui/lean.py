@@ -14,8 +14,8 @@ from weakref import WeakKeyDictionary
 
 MOST = 1024
 """Signatures that are kept."""
-LOOKS_S = 0.01
-"""How often gradio's queue is looked at: what waits there waits half of that on average."""
+LOOK_EVERY_S = 0.01
+"""Between two looks at gradio's queue: what waits there waits half of that on average."""
 
 
 class _Later(ModuleType):
@@ -79,7 +79,7 @@ blocks_events.create_or_modify_pyi = component_meta.create_or_modify_pyi = lambd
 blocks.inspect = component_meta.inspect = _Inspect("inspect")
 
 
-class _WhereDrawn(utils.MatplotlibBackendMananger):
+class _OnlyWithPyplot(utils.MatplotlibBackendMananger):
     """Around every event gradio sees to it that pyplot opens no window, and imports it for that, in over a second."""
 
     def __enter__(self) -> None:
@@ -92,7 +92,7 @@ class _WhereDrawn(utils.MatplotlibBackendMananger):
             super().__exit__(*raised)
 
 
-utils.MatplotlibBackendMananger = _WhereDrawn
+utils.MatplotlibBackendMananger = _OnlyWithPyplot
 
 
 def _kept(make: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -134,6 +134,6 @@ def calm(page: gr.Blocks) -> None:
     statistics of the last 10,000, with pandas, for a dashboard that this page does not have.
     """
     queue = page._queue
-    queue.sleep_when_free = LOOKS_S
+    queue.sleep_when_free = LOOK_EVERY_S
     queue.compute_analytics_summary = lambda _: queue.cached_event_analytics_summary
     queue.ANALYTICS_MAX_EVENTS = 1

@@ -202,18 +202,18 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
     tabs = list(dict.fromkeys(panel.tab for _, panel in panels))
     timers = [gr.Timer(TICK_S, active=name == FIRST_TAB) for name in tabs]
 
-    received = gr.Number(0, precision=0, visible=False)  # the browser's: what is known only here is no answer to that
+    received = gr.Number(0, precision=0, visible=False)  # kept by the browser: what has come there is not known here
 
     def look(
         request: gr.Request, tab: str, among: Numbered, language: str, seen: Seen, received: int | None, values: list
     ) -> list[Any]:
-        rest, updates, shown = values, [], {}
+        rest, updates, renders = values, [], {}
         is_shown = may_see(role_of(request), tab)
         for number, panel in among:
             own, rest = rest[: len(panel.inputs)], rest[len(panel.inputs) :]
             if panel.tab == tab and is_shown:
-                shown[number] = partial(panel.render, language, *own)
-        news, sent = seen.news(received, shown)
+                renders[number] = partial(panel.render, language, *own)
+        news, sent = seen.news(received, renders)
         for number, panel in among:
             updates += news.get(number, [gr.skip()] * len(panel.outputs))
         return [*updates, sent]
@@ -244,7 +244,7 @@ def _watch_folders(page: gr.Blocks, frame: Frame, seen: Any) -> None:
         stay = staying(name, own)
         timer.tick(stay, [*told, *inputs], outputs, **QUICK)
         if inputs:
-            changes = [each.change for each in inputs]
+            changes = [each.change for each in dict.fromkeys(inputs)]  # several panels may take one input
             gr.on(changes, stay, [*told, *inputs], outputs, trigger_mode="multiple", **QUICK)
     gr.on(
         [page.load, frame.tab.change, frame.spoken.change], arrive,
@@ -259,23 +259,23 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     page.speak(texts, language)
 
     places, above = [_place_of(component) for component in texts.components], (None, True)
-    begun = gr.State(FIRST_TAB)
+    switched_in = gr.State(FIRST_TAB)
 
     def switch(tab: str, chosen: str) -> list[Any]:
         """What is in sight; the other tabs and what is folded follow, so that nobody waits for them."""
         return [tab, *[""] * len(notices), *texts.updates(chosen, [each in (above, (tab, True)) for each in places])]
 
-    def follow(begun: str, chosen: str) -> list[Any]:
+    def follow(switched_in: str, chosen: str) -> list[Any]:
         """All else, whichever tab has been opened meanwhile."""
-        return [*texts.updates(chosen, [each not in (above, (begun, True)) for each in places]), chosen]
+        return [*texts.updates(chosen, [each not in (above, (switched_in, True)) for each in places]), chosen]
 
     def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")
 
     page.load(greet, None, shown, **QUICK)
-    language.change(switch, [frame.tab, language], [begun, *notices, *texts.components], js=KEEP, **QUICK).then(
-        follow, [begun, language], [*texts.components, frame.spoken], **QUICK
-    )
+    language.change(switch, [frame.tab, language], [switched_in, *notices, *texts.components], js=KEEP, **QUICK).then(
+        follow, [switched_in, language], [*texts.components, frame.spoken], trigger_mode="always_last", **QUICK
+    )  # fmt: skip
     page.load(None, None, None, js=OPENS)
 
 

@@ -67,7 +67,7 @@ class PredictionsView:
                 lambda language, empty=empty: gr.update(choices=_runs(empty)(language)), language, control, **QUICK
             )
         gr.on(
-            [each.input for each in (self._run, self._other, self._text, self._wrong)],
+            [each.change for each in (self._run, self._other, self._text, self._wrong)],
             lambda view: {**view, "page": 0}, self._view, self._view, **FREE,
         )  # fmt: skip
 

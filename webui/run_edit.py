@@ -110,12 +110,13 @@ class RunEdit:
         progress = live.look(folder)
         if folder is None or progress is None:
             return ["", "", gr.update(interactive=False), None]
-        if question is not None and question.shown.folder.name != folder.name:
-            question = None  # another run is looked at
+        is_of_another = question is not None and question.shown.folder.name != folder.name
+        if is_of_another:
+            question = None
         can_discard = live.is_active(progress) or progress.status == "queued"
         return [
             _boxes(folder, language), _question(question, language) if question else "",
-            gr.update(interactive=can_discard), question,
+            gr.update(interactive=can_discard), None if is_of_another else gr.skip(),
         ]  # fmt: skip
 
     def _on_edit(self, language: str, question: Question | None, event: gr.EventData) -> list[Any]:

@@ -76,7 +76,9 @@ class TopBar:
     def connect(self) -> None:
         """What follows from a choice; only a person's choice counts, never a value set by the page."""
         private = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-        self.model_name.input(fill_from_name, [self.model_name, self.hub], [self.path, self.template], **private)
+        self.model_name.input(
+            fill_from_name, [self.model_name, self.hub, self.path], [self.path, self.template], **private
+        )
         self.hub.input(location_on_hub, [self.path, self.hub], self.path, **private)
         self.path.change(name_of, self.path, self.model_name, trigger_mode="always_last", **private)
         self.model_name.focus(lambda: gr.update(choices=model_choices()), None, self.model_name, **private)
@@ -85,9 +87,13 @@ class TopBar:
         )
 
 
-def fill_from_name(name: str | None, hub: str) -> tuple[Any, Any]:
-    """Where a model of the catalogue is on a hub, with its own template; any other name is itself the path."""
-    if not name:
+def fill_from_name(name: str | None, hub: str, path: str | None) -> tuple[Any, Any]:
+    """Where a model of the catalogue is on a hub, with its own template; any other name is itself the path.
+
+    Nothing where the path says so already: who only passes through the drop-down has chosen nothing, yet in gradio 6.31
+    leaving one counts as a choice.
+    """
+    if not name or name in (name_of(path), path):
         return gr.skip(), gr.skip()
     model = find_model(name)
     return (model.location(hub) if model else name), NOTHING

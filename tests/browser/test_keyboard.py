@@ -79,3 +79,23 @@ def test_enter_sends_and_shift_enter_begins_a_line(visit):
     expect(box).to_have_value("one\ntwo")
     page.keyboard.press("Enter")
     expect(page.locator("#chat-notice")).to_contain_text(words("page.chat.nothing_loaded"))
+
+
+def test_who_passes_through_a_drop_down_has_chosen_nothing(visit):
+    """Leaving the model's drop-down as it was changes neither the path nor the template that somebody has set."""
+    page = visit()
+    template, name = page.locator("#template input"), page.locator("#model_name input")
+    template.fill("chatml")
+    page.get_by_role("option", name="chatml", exact=True).click()
+    model = name.input_value()
+    name.focus()
+    with page.expect_response(lambda answer: f'"data":["{model}"' in (answer.request.post_data or "")):
+        page.keyboard.press("Tab")
+    page.wait_for_timeout(300)
+    expect(template).to_have_value("chatml")
+    name.fill("Qwen2.5-0.5B")
+    page.get_by_role("option", name="Qwen2.5-0.5B-Instruct", exact=True).click()
+    expect(template).not_to_have_value("chatml")
+    expect(page.locator("#model_name_or_path input, #model_name_or_path textarea")).to_have_value(
+        "Qwen/Qwen2.5-0.5B-Instruct"
+    )

@@ -98,11 +98,15 @@ HOLDS = """
         if (!window.isHeld && String(asked[1]?.body).includes('run-17')) {
             window.isHeld = true;
             await released;
-            setTimeout(() => { window.isLate = true; }, 200);
         }
         return answer;
     };
     window.release = release;
+    const table = document.querySelector('#runs-table');
+    new MutationObserver(() => {
+        const shown = [...table.querySelectorAll('tbody tr')].map((row) => row.dataset.run);
+        window.isLate ||= shown.length === 1 && shown[0].endsWith('run-17');
+    }).observe(table, {childList: true, subtree: true, characterData: true});
 }
 """
 

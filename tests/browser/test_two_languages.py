@@ -72,3 +72,35 @@ def test_what_gradio_says_follows_the_choice_whatever_the_browser_reads(visit):
     expect(page.locator("#start")).to_have_text(words("page.buttons.start", "ru"))
     open_tab(page, "data")
     expect(page.locator("#data-upload")).to_contain_text(words("gradio.drop_file", "ru"))
+
+
+HOLDS = """
+() => {
+    const fetched = window.fetch;
+    let count = 0, release;
+    const released = new Promise((done) => { release = done; });
+    window.release = release;
+    window.fetch = async (...asked) => {
+        const answer = await fetched(...asked);
+        if (String(asked[1]?.body).includes('[null,"ru"]') && ++count === 2) {
+            window.isHeld = true;
+            await released;
+        }
+        return answer;
+    };
+}
+"""
+"""Keeps back the second answer in Russian: what is not in sight."""
+
+
+def test_a_language_chosen_while_the_one_before_is_still_on_its_way_holds_for_the_whole_page(visit):
+    page = visit()
+    page.evaluate(HOLDS)
+    choose(page, "language", LANGUAGES["ru"])
+    page.wait_for_function("window.isHeld")
+    choose(page, "language", LANGUAGES["ko"])
+    expect(page.locator("#start")).to_have_text(words("page.buttons.start", "ko"))
+    page.evaluate("window.release()")
+    open_tab(page, "runs")
+    expect(page.locator("#runs-filter")).to_contain_text(words("page.runs.filter", "ko"))
+    expect(page.locator("#runs-table")).to_contain_text(re.compile(SCRIPTS["ko"]))

@@ -74,8 +74,31 @@ def test_answers_that_overtake_one_another_or_are_lost_are_made_good(order):
     answers = [browser.ask("two", "a"), browser.ask("three", "a"), browser.ask("three", "b")]
     for place in order:
         browser.take(answers[place])
-    for _ in range(4):
+    for _ in range(5):
         tick = browser.ask("three", "b")
         browser.take(tick)
     assert browser.shown == ["three", "b"]
     assert tick == ([SKIPPED, SKIPPED], SKIPPED), "and then it is quiet again"
+
+
+def test_an_answer_that_comes_after_all_was_sent_once_more_does_not_stay():
+    browser = Browser(Seen())
+    late, other = browser.ask("one", "a"), browser.ask("two", "a")
+    browser.take(other)
+    browser.take(browser.ask("two", "a"))
+    tick = browser.ask("two", "b")
+    browser.take(late)
+    browser.take(tick)
+    assert browser.shown == ["two", "b"]
+
+
+def test_a_panel_that_fails_loses_no_news_of_another():
+    seen = Seen()
+    seen.news(0, {0: lambda: ["a"], 1: lambda: ["a"]})
+
+    def fails():
+        raise OSError
+
+    with pytest.raises(OSError):
+        seen.news(1, {0: lambda: ["b"], 1: fails})
+    assert seen.news(1, {0: lambda: ["b"], 1: lambda: ["a"]})[0] == {0: ["b"], 1: ["a"]}

@@ -95,3 +95,9 @@ def test_a_line_below_a_field_is_sent_once_to_each_browser():
 def test_no_event_of_the_page_has_many_inputs():
     events = build_page().get_config_file()["dependencies"]
     assert max(len(event["inputs"]) for event in events if event["backend_fn"]) < 4
+
+
+def test_nothing_sets_off_an_event_of_the_page_twice():
+    """Gradio asks once for each time that a component is named."""
+    for event in build_page().fns.values():
+        assert len(set(event.targets)) == len(event.targets), event.name

@@ -17,7 +17,7 @@ from gradio_client import Client
 from tests.conftest import PROJECT
 from tests.served import free_port
 from webui.gathering import Page
-from webui.lean import LOOKS_S, calm, without_an_app
+from webui.lean import LOOK_EVERY_S, calm, without_an_app
 from webui.page import build_page
 
 FRESH = """
@@ -89,16 +89,16 @@ def test_what_changes_for_one_visitor_changes_for_no_other():
 
 
 def test_gradios_queue_hands_events_on_and_does_no_more(monkeypatch):
-    """Asked as a browser asks, through the queue; of another gradio that counts elsewhere the first lines tell."""
+    """Asked as a browser asks, through the queue. The first assertion tells of a gradio that names these otherwise."""
     counted: list[list] = []
     with gr.Blocks(analytics_enabled=False) as page:
         box = gr.Textbox()
         box.submit(lambda text: text.upper(), box, box, api_name="loud")
     queue = page._queue
-    assert queue.sleep_when_free < LOOKS_S and queue.ANALYTICS_MAX_EVENTS > 1
+    assert queue.sleep_when_free < LOOK_EVERY_S and queue.ANALYTICS_MAX_EVENTS > 1
     monkeypatch.setattr(queue, "_get_df", lambda records: counted.append(records))
     calm(page)
-    assert queue.sleep_when_free == LOOKS_S
+    assert queue.sleep_when_free == LOOK_EVERY_S
     _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, server_port=free_port(), _frontend=False)
     try:
         client = Client(address, verbose=False)
