@@ -16,6 +16,7 @@ import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.events import EventListenerMethod
 
+from engine.words import LANGUAGES
 from webui.language import Texts
 from webui.sparing import spared
 from webui.visit import served
@@ -28,6 +29,8 @@ GATHER = "(...values) => JSON.stringify(values)"
 class Page(gr.Blocks):
     """Blocks that are served in the language of the visit, and whose events with many inputs are gathered; functions
     are declared and called as in any other."""
+
+    _chosen: Any = None
 
     def speak(self, texts: Texts, chosen: Any) -> None:
         """Args: texts: all words of the page; chosen: the drop-down of the language."""
@@ -100,7 +103,8 @@ class Page(gr.Blocks):
         self, block_fn: BlockFunction, inputs: list[Any], *args: Any, **options: Any
     ) -> list[Any]:
         """Only of what the page's own browser part sends."""
-        if not all(_fits(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)):
+        told = zip(block_fn.inputs, inputs, strict=False)
+        if not all(_fits(block, value) and (block is not self._chosen or value in LANGUAGES) for block, value in told):
             raise _stranger()
         return await super().preprocess_data(block_fn, inputs, *args, **options)
 
