@@ -154,13 +154,16 @@ def _fits(block: Any, value: Any) -> bool:
     """Whether a component can have sent a value.
 
     A conversation is text: gradio 6.31 would also make components of it, with whatever settings it names, and copy the
-    files and fetch the addresses that they name.
+    files and fetch the addresses that they name. All choices here are text, and so is what is typed in their place.
     """
     if isinstance(block, gr.Chatbot):
         return _is_text(value)
     if isinstance(block, gr.BrowserState):
         return value is None or (isinstance(value, dict) and all(isinstance(each, KEPT) for each in value.values()))
-    return not isinstance(block, gr.Dropdown) or block.multiselect or not isinstance(value, list | dict)
+    if isinstance(block, gr.Dropdown) and value is not None:
+        is_many = isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return is_many if block.multiselect else isinstance(value, str)
+    return True
 
 
 def _is_text(talk: Any) -> bool:
