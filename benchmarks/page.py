@@ -12,7 +12,6 @@ of one core is the server's.
 from __future__ import annotations
 
 import argparse
-import copy
 import fcntl
 import json
 import os
@@ -164,7 +163,7 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     asked = [(_event_for(address, "train-curve", "tick"), 1.5), (_event_for(address, "run-facts", "select"), 2.0)]
     over = threading.Event()
     threads = [
-        threading.Thread(target=_watch, args=(address, copy.deepcopy(event), every_s, f"watcher{each}", over))
+        threading.Thread(target=_watch, args=(address, *event, every_s, f"watcher{each}", over))
         for each in range(count)
         for event, every_s in asked
     ]
@@ -183,8 +182,9 @@ def watchers(address: str, server: psutil.Popen, place: Path, count: int, second
     print(f"memory of the server then       {server.memory_info().rss / 1e6:8.0f} MB")
 
 
-def _event_for(address: str, part: str, trigger: str) -> dict[str, Any]:
-    """The event that brings news of a part of the page, as a page just opened asks for it."""
+def _event_for(address: str, part: str, trigger: str) -> tuple[int, list[Any], bool]:
+    """The event that brings news of a part of the page: its number, what a page just opened tells with it, and whether
+    the browser gathers that into one text."""
     with urllib.request.urlopen(f"{address}config") as answer:
         config = json.load(answer)
     parts = {each["id"]: each["props"] for each in config["components"]}
@@ -195,13 +195,15 @@ def _event_for(address: str, part: str, trigger: str) -> dict[str, Any]:
             parts[each].get("elem_id") == part for each in event["outputs"]
         ):
             values = [parts[each].get("value") for each in first["inputs"]]
-            return {"fn_index": event["id"], "data": values, "is_gathered": first is not event}
+            return event["id"], values, first is not event
     raise SystemExit(f"no {trigger} asks for #{part}")
 
 
-def _watch(address: str, event: dict[str, Any], every_s: float, session: str, over: threading.Event) -> None:
-    values, is_gathered = event["data"], event.pop("is_gathered")
-    body = {**event, "session_hash": session, "event_data": {"run": None}, "trigger_id": None}
+def _watch(
+    address: str, number: int, values: list[Any], is_gathered: bool, every_s: float, session: str, over: threading.Event
+) -> None:
+    values = list(values)
+    body = {"fn_index": number, "session_hash": session, "event_data": {"run": None}, "trigger_id": None}
     while not over.wait(every_s):
         body["data"] = [json.dumps(values)] if is_gathered else values
         request = urllib.request.Request(

@@ -258,16 +258,18 @@ def _speak(page: Page, frame: Frame, shown: Any) -> None:
     texts, language, notices = frame.texts, frame.language, frame.notices
     page.speak(texts, language)
 
-    places, above = [_place_of(component) for component in texts.components], (None, True)
-    switched_in = gr.State(FIRST_TAB)
+    places, switched_in = [_place_of(component) for component in texts.components], gr.State(FIRST_TAB)
+
+    def in_sight(tab: str) -> list[bool]:
+        return [each in ((None, True), (tab, True)) for each in places]
 
     def switch(tab: str, chosen: str) -> list[Any]:
         """What is in sight; the other tabs and what is folded follow, so that nobody waits for them."""
-        return [tab, *[""] * len(notices), *texts.updates(chosen, [each in (above, (tab, True)) for each in places])]
+        return [tab, *[""] * len(notices), *texts.updates(chosen, in_sight(tab))]
 
     def follow(switched_in: str, chosen: str) -> list[Any]:
         """All else, whichever tab has been opened meanwhile."""
-        return [*texts.updates(chosen, [each not in (above, (switched_in, True)) for each in places]), chosen]
+        return [*texts.updates(chosen, [not is_seen for is_seen in in_sight(switched_in)]), chosen]
 
     def greet(request: gr.Request) -> str | None:
         return request.query_params.get("run")

@@ -11,6 +11,28 @@ from engine.words import LANGUAGES, LOCALES
 WRITTEN = [code for code in LANGUAGES if (LOCALES / f"{code}.yaml").is_file()]
 """The languages that have a file."""
 
+HOLDS = """
+([said, which]) => {
+    const fetched = window.fetch;
+    let count = 0;
+    const released = new Promise((done) => { window.release = done; });
+    window.fetch = async (...asked) => {
+        const answer = await fetched(...asked);
+        if (String(asked[1]?.body).includes(said) && ++count === which) {
+            window.isHeld = true;
+            await released;
+        }
+        return answer;
+    };
+}
+"""
+
+
+def hold(page: Page, said: str, which: int = 1) -> None:
+    """Keep back the answer to the first, or another, request that says this; the page sets ``isHeld`` when it is there,
+    and its ``release()`` lets it go on."""
+    page.evaluate(HOLDS, [said, which])
+
 
 def open_tab(page: Page, name: str) -> None:
     page.locator(f"#tab-{name}-button").click()

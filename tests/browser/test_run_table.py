@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.steps import open_tab
+from tests.browser.steps import hold, open_tab
 
 
 @pytest.fixture
@@ -88,20 +88,8 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit, sixty):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-HOLDS = """
+TELLS_LATE = """
 () => {
-    const fetched = window.fetch;
-    let release;
-    const released = new Promise((done) => { release = done; });
-    window.fetch = async (...asked) => {
-        const answer = await fetched(...asked);
-        if (!window.isHeld && String(asked[1]?.body).includes('run-17')) {
-            window.isHeld = true;
-            await released;
-        }
-        return answer;
-    };
-    window.release = release;
     const table = document.querySelector('#runs-table');
     new MutationObserver(() => {
         const shown = [...table.querySelectorAll('tbody tr')].map((row) => row.dataset.run);
@@ -117,7 +105,8 @@ def test_an_answer_that_is_overtaken_does_not_stay(visit, sixty):
     open_tab(page, "runs")
     rows = page.locator("#runs-table tbody tr")
     expect(rows).to_have_count(50)
-    page.evaluate(HOLDS)
+    hold(page, "run-17")
+    page.evaluate(TELLS_LATE)
     box = page.locator("#runs-filter input, #runs-filter textarea").first
     box.fill("run-17")
     page.wait_for_function("window.isHeld")

@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Page, expect
 
 from engine.words import LANGUAGES, words
-from tests.browser.steps import choose, fill, open_tab
+from tests.browser.steps import choose, fill, hold, open_tab
 
 SCRIPTS = {"ko": "[\uac00-\ud7af]", "ru": "[\u0400-\u04ff]"}
 
@@ -74,28 +74,9 @@ def test_what_gradio_says_follows_the_choice_whatever_the_browser_reads(visit):
     expect(page.locator("#data-upload")).to_contain_text(words("gradio.drop_file", "ru"))
 
 
-HOLDS = """
-() => {
-    const fetched = window.fetch;
-    let count = 0, release;
-    const released = new Promise((done) => { release = done; });
-    window.release = release;
-    window.fetch = async (...asked) => {
-        const answer = await fetched(...asked);
-        if (String(asked[1]?.body).includes('[null,"ru"]') && ++count === 2) {
-            window.isHeld = true;
-            await released;
-        }
-        return answer;
-    };
-}
-"""
-"""Keeps back the second answer in Russian: what is not in sight."""
-
-
 def test_a_language_chosen_while_the_one_before_is_still_on_its_way_holds_for_the_whole_page(visit):
     page = visit()
-    page.evaluate(HOLDS)
+    hold(page, '[null,"ru"]', 2)  # what is not in sight
     choose(page, "language", LANGUAGES["ru"])
     page.wait_for_function("window.isHeld")
     choose(page, "language", LANGUAGES["ko"])

@@ -1,4 +1,4 @@
-"""Thousands of malformed requests at every route that takes one: no traceback in an answer, no fault of ours, none dead.
+"""Thousands of malformed requests at every route that takes one: no traceback in an answer, no fault of ours, no death.
 
 What gradio itself answers with 500 to bodies that its own browser part never sends is counted, and listed in
 docs/security.md; none may come from our code.
