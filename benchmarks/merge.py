@@ -2,11 +2,12 @@
 
     python benchmarks/merge.py [--gigabytes 2] [--shard 0.5] [--rounds 3]
 
-Each is ``python app.py export`` as a user types it, with an adapter of rank 16 on all linear layers; a second line says
-what it had taken when only the logits were left to be proven. Memory is the largest sum, over the command and
-all processes below it, looked at every 5 ms: of anonymous pages, which nobody can take away, and of file pages, which
-are those of libraries (weights are read, not mapped), and which processes share. The size of a shard is that of the
-generated files and of ``export_size``; the model is stored in bfloat16, and so is what is merged.
+Each is ``python app.py export`` as a user types it, with an adapter of rank 16 on all linear layers. Memory is the
+largest sum, over the command and all processes below it, looked at 50 times a second: of anonymous pages, which nobody
+can take away, and of file pages, which are those of libraries (weights are read, not mapped). A page that processes
+share counts once: of anonymous pages each process's part (PSS), of file pages those of the process that has most. The
+size of a shard is that of the generated files and of ``export_size``; the model is stored
+in bfloat16, and so is what is merged.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
 BUNDLED = PROJECT / "models" / "SmolLM2-135M-Instruct"
-INTERVAL_S = 0.005
+INTERVAL_S = 0.02
 RANK = 16
 
 
@@ -38,12 +39,11 @@ class Taken:
     """What one command took: at each moment, anonymous and file bytes."""
 
     wall_s: float
-    merged_s: float  # until all is written and proven but for the logits
-    samples: list[tuple[float, int, int]]
+    samples: list[tuple[int, int]]
 
-    def peaks(self, until_s: float) -> str:
-        seen = [each[1:] for each in self.samples if each[0] <= until_s]
-        total, anonymous, file = (max(map(of, seen)) / 1e6 for of in (sum, lambda each: each[0], lambda each: each[1]))
+    def peaks(self) -> str:
+        sides = (sum, lambda each: each[0], lambda each: each[1])
+        total, anonymous, file = (max(map(of, self.samples)) / 1e6 for of in sides)
         return f"peak {total:.0f} MB: anonymous {anonymous:.0f} MB, file {file:.0f} MB"
 
 
@@ -68,8 +68,7 @@ def main() -> None:
 
 def report(name: str, base: Path, adapter: Path, shard: float, rounds: int) -> None:
     taken = min((export(base, adapter, shard) for _ in range(rounds)), key=lambda each: each.wall_s)
-    print(f"{name:28} {taken.wall_s:6.1f} s   {taken.peaks(taken.wall_s)}")
-    print(f"{'  before the logits':28} {taken.merged_s:6.1f} s   {taken.peaks(taken.merged_s)}", flush=True)
+    print(f"{name:28} {taken.wall_s:6.1f} s   {taken.peaks()}", flush=True)
 
 
 def export(base: Path, adapter: Path, shard: float) -> Taken:
@@ -85,15 +84,13 @@ def export(base: Path, adapter: Path, shard: float) -> Taken:
     samples = []
     while process.poll() is None:
         sizes = list(resident(process.pid))
-        samples.append((time.time() - begin, sum(each[0] for each in sizes), sum(each[1] for each in sizes)))
+        if sizes:
+            samples.append((sum(each[0] for each in sizes), max(each[1] for each in sizes)))
         time.sleep(INTERVAL_S)
     wall_s = time.time() - begin
     if process.returncode:
         raise SystemExit(process.returncode)
-    log = next(Path("saves").rglob("trainer_log.jsonl"))
-    events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    merged_s = next(event["time"] for event in events if event.get("phase") == "saving") - begin
-    return Taken(wall_s, merged_s, samples)
+    return Taken(wall_s, samples)
 
 
 def resident(pid: int) -> Iterator[tuple[int, int]]:
@@ -104,12 +101,14 @@ def resident(pid: int) -> Iterator[tuple[int, int]]:
         return
     for each in processes:
         try:
-            status = Path(f"/proc/{each.pid}/status").read_text(encoding="utf-8")
+            found = [
+                re.search(rf"^{name}:\s+(\d+) kB", (Path("/proc") / str(each.pid) / file).read_text(), re.MULTILINE)
+                for file, name in (("smaps_rollup", "Pss_Anon"), ("status", "RssFile"))
+            ]
         except (FileNotFoundError, ProcessLookupError):
             continue
-        found = re.search(r"RssAnon:\s+(\d+) kB\nRssFile:\s+(\d+)", status)
-        if found:
-            yield 1024 * int(found[1]), 1024 * int(found[2])
+        if all(found):
+            yield 1024 * int(found[0][1]), 1024 * int(found[1][1])
 
 
 def shapes(folder: Path) -> dict[str, tuple[int, int]]:

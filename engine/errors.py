@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from engine.words import words
@@ -46,6 +47,10 @@ class UserError(Exception):
     def __str__(self) -> str:
         return self.text()
 
+    def __reduce__(self) -> tuple:
+        """So that another process can be told of it."""
+        return partial(type(self), self.key, **self.facts), ()
+
 
 class Refused(UserError):
     """A job that was not started, with every problem at once."""
@@ -53,6 +58,9 @@ class Refused(UserError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("refused", count=len(self.problems))
+
+    def __reduce__(self) -> tuple:
+        return Refused, (self.problems,)
 
     def text(self, language: str = "en") -> str:
         return "\n".join(f"{p.option}: {p.text(language)}" if p.option else p.text(language) for p in self.problems)

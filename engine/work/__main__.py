@@ -41,6 +41,10 @@ LATE = ("gguf", "ollama", "chat", "data", "api", "export")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
 
 
+OF_SEVERAL = ("train", "preflight")
+"""Kinds that several processes may do together."""
+
+
 def main(path: str, owner_pid: int | None) -> int:
     """Do the job in ``path``. Returns the exit code: 0 done, 1 failed, 130 stopped."""
     veil_output()
@@ -109,7 +113,7 @@ def _work(kind: str) -> ModuleType:
     """The module that does the jobs of a kind."""
     if kind in LATE:
         return importlib.import_module(WORK[kind])
-    with lean_imports():
+    with lean_imports(is_alone=kind not in OF_SEVERAL):
         return importlib.import_module(WORK[kind])
 
 

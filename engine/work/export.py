@@ -6,7 +6,8 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,16 @@ from engine.options.jobs import ExportJob
 from engine.runs.contents import TOKENIZER_FILES
 from engine.runs.record import Recorder
 from engine.work.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS, is_reward_adapter, read_adapter
+from engine.work.beside import beside
 from engine.work.expand import expanded
-from engine.work.imports import imported_meanwhile, lean_imports
+from engine.work.imports import lean_imports, load_libraries
 from engine.work.merge import Merge, plan_merge
 from engine.work.merged_config import layer_count, merged_config, tied_embeddings
 from engine.work.model_card import model_card, trained_by
 from engine.work.shards import GB, model_tensors, write_model
 from engine.work.unfinished import unfinished
 from engine.work.upload import need_token, upload
-from engine.work.verify_logits import compare_logits
+from engine.work.verify_logits import LogitsProof
 from engine.work.verify_merge import verify_tensors
 
 FLOAT32_BELOW_BYTES = 4 * GB
@@ -66,26 +68,15 @@ def run(job: ExportJob, recorder: Recorder) -> dict[str, Any]:
             size_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         result = {"export_dir": str(target), "size_bytes": size_bytes, **facts}
         return result | (upload(target, job, recorder) if job.export_hub_model_id else {})
-    names = ("transformers.modeling_utils", "peft", "engine.work.load")
-    with imported_meanwhile(*names) as imported:
-        facts = _merged(target, base, adapters, job, recorder, imported)
+    facts = _merged(target, base, adapters, job, recorder)
     size_bytes = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     result = {"export_dir": str(target), "size_bytes": size_bytes, **facts}
     return result | (upload(target, job, recorder) if job.export_hub_model_id else {})
 
 
-def _merged(
-    target: Path, base: Path, adapters: list[Path], job: ExportJob, recorder: Recorder, imported: Callable[[], None]
-) -> dict[str, Any]:
-    """Write ``target`` and prove it.
-
-    Args:
-        imported: waits for transformers and peft. Weights are merged without them, and large ones take long; their
-            configuration is looked at first.
-    """
+def _merged(target: Path, base: Path, adapters: list[Path], job: ExportJob, recorder: Recorder) -> dict[str, Any]:
+    """Write ``target`` and prove it."""
     stored = model_tensors(base)
-    if sum(each.size_bytes for each in stored.values()) > FLOAT32_BELOW_BYTES or job.expand_layers or job.rope_scaling:
-        imported()
     tied = tied_embeddings(base, stored, job.trust_remote_code)
     merge = plan_merge(stored, [read_adapter(path) for path in adapters], tied)
     if job.expand_layers:
@@ -95,17 +86,25 @@ def _merged(
     dtype = _main_dtype(contents)
     _need_space(target, sum(_size(*content) for content in contents.values()))
     with unfinished(target, is_folder=True) as folder:
-        _write_weights(folder, merge, contents, job.export_size * GB, recorder)
-        changed, unchanged = verify_tensors(merge, folder, recorder)
-        imported()
-        recorder.phase("saving")
-        config = merged_config(base, merge, job, dtype)
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-        copy_small_files(base, adapters, folder)
-        if template := named_template(job):
-            (folder / "chat_template.jinja").write_text(template.chat_template, encoding="utf-8")
-        device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
-        logits = compare_logits(merge, base, folder, dtype, device, job, recorder)
+
+        def written() -> tuple[int, int]:
+            _write_weights(folder, merge, contents, job.export_size * GB, recorder)
+            return verify_tensors(merge, folder, recorder)
+
+        is_small = merge.float32_bytes() < FLOAT32_BELOW_BYTES
+        with beside(written) if is_small else nullcontext(written) as finished:
+            load_libraries()
+            config = merged_config(base, merge, job, dtype)
+            (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            copy_small_files(base, adapters, folder)
+            if template := named_template(job):
+                (folder / "chat_template.jinja").write_text(template.chat_template, encoding="utf-8")
+            device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
+            proof = LogitsProof(merge, base, device, job, recorder)
+            if is_small:
+                proof.prepare(folder)
+            changed, unchanged = finished()
+        logits = proof.compare(folder, dtype)
         verified = {
             "tensors_changed": changed,
             "tensors_unchanged": unchanged,

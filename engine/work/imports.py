@@ -8,15 +8,19 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.work.later import compiler_later, without_groups
+
 
 @contextmanager
-def lean_imports() -> Iterator[None]:
+def lean_imports(is_alone: bool = True) -> Iterator[None]:
     """For the import statement that is the first to load transformers, and torch and peft with it.
+
+    Args:
+        is_alone: this process will never be one of several that do one job.
 
     Meanwhile nobody looks for garbage: what modules are made of stays, and to go through all of it again and again
     takes a fifth of the time. It is not gone through later on either.
@@ -26,6 +30,9 @@ def lean_imports() -> Iterator[None]:
         return
     gc.disable()
     try:
+        compiler_later()
+        if is_alone:
+            without_groups()
         with without_bitsandbytes(), _models_listed_once():
             yield
     finally:
@@ -33,20 +40,11 @@ def lean_imports() -> Iterator[None]:
         gc.enable()
 
 
-@contextmanager
-def imported_meanwhile(*names: str) -> Iterator[Callable[[], None]]:
-    """Load modules that need transformers in a thread, while the body does what takes nothing of them.
-
-    Gives a function that waits for them; before it is called, the body may not import any of them itself.
-    """
-
-    def load() -> None:
-        with lean_imports():
-            for name in names:
-                importlib.import_module(name)
-
-    with ThreadPoolExecutor(1) as pool:
-        yield pool.submit(load).result
+def load_libraries() -> None:
+    """Load what computes a model, with and without adapters, where that has not been done yet."""
+    with lean_imports():
+        for name in ("transformers.modeling_utils", "peft", "engine.work.load"):
+            importlib.import_module(name)
 
 
 @contextmanager

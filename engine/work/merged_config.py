@@ -12,6 +12,7 @@ import torch
 from engine.errors import UserError
 from engine.options.jobs import ExportJob
 from engine.work.expand import expand_config
+from engine.work.imports import load_libraries
 from engine.work.merge import Merge
 from engine.work.rope import stretch
 
@@ -31,6 +32,7 @@ def tied_embeddings(base: Path, names: Collection[str], trust_remote_code: bool)
     known = _tied_by_file(base, names)
     if known is not None:
         return USUAL if known else None
+    load_libraries()
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -65,6 +67,7 @@ def _tied_by_file(base: Path, names: Collection[str]) -> bool | None:
 
 
 def layer_count(base: Path, trust_remote_code: bool) -> int:
+    load_libraries()
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(base, trust_remote_code=trust_remote_code).get_text_config().num_hidden_layers

@@ -17,6 +17,10 @@ from torch.utils._pytree import tree_map
 from engine.work.imports import without_bitsandbytes
 from engine.work.shards import BLOCK, Stored, load, load_rows
 
+OF_NUMBERS = ("mul", "add", "float", "rms_norm", "layer_norm", "addmm")
+"""What norms and older linear layers do with a weight. It is read before: torch loads its groups of processes, which
+takes half a second, as soon as an operation comes as far as ``__torch_dispatch__``."""
+
 
 class CannotStream(Exception):
     """What the files call the weights is not what the model calls them: transformers converts them when it loads."""
@@ -53,17 +57,19 @@ class OnDisk(torch.Tensor):
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None) -> Any:
         kwargs = kwargs or {}
+        if function is torch.Tensor.detach:  # of every weight, where peft looks through a state_dict
+            return OnDisk(args[0].stored, str(args[0].device))
         if function is F.linear and len(args) >= 2 and isinstance(args[1], cls):
             return _linear(*args, **kwargs)
         if function is F.embedding and len(args) >= 2 and isinstance(args[1], cls):
             return _embedding(*args, **kwargs)
+        if function.__name__ in OF_NUMBERS:
+            args, kwargs = tree_map(_read, (args, kwargs))
         with torch._C.DisableTorchFunctionSubclass():
             return function(*args, **kwargs)
 
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None) -> Any:
-        if function is torch.ops.aten.detach.default:  # of every weight, where peft looks through a state_dict
-            return OnDisk(args[0].stored, str(args[0].device))
         args, kwargs = tree_map(_read, (args, kwargs or {}))
         return function(*args, **kwargs)
 
@@ -78,8 +84,9 @@ def model_on_disk(
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
 
-    with init_empty_weights(include_buffers=False):
+    with init_empty_weights(include_buffers=False), no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     unused = set(tensors)

@@ -9,7 +9,7 @@ import ctypes
 import gc
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from engine.runs.record import Recorder, StopRequested
 from engine.work.imports import without_bitsandbytes
 from engine.work.merge import Merge
 from engine.work.rope import stretch
-from engine.work.shards import model_tensors
+from engine.work.shards import Stored, model_tensors
 from engine.work.streamed import CannotStream, model_on_disk, with_adapters
 
 PROMPTS = (
@@ -61,59 +61,84 @@ def tolerance(dtype: torch.dtype, scale: float) -> float:
     return max(1e-4, RELATIVE_TOLERANCE.get(dtype, RELATIVE_TOLERANCE[torch.float32]) * scale)
 
 
-def compare_logits(
-    merge: Merge, base: Path, folder: Path, dtype: torch.dtype, device: str, job: Model, recorder: Recorder
-) -> Logits | None:
-    """Compare the merged folder in plain transformers with base + adapters in plain peft, both in float32.
+class LogitsProof:
+    """The merged folder in plain transformers against base + adapters in plain peft, both in float32.
 
-    Weight by weight from the disk where the model can be computed so; else whole, if it is small enough.
-
-    Returns:
-        None, with a warning to the user, where neither can be.
-
-    Raises:
-        UserError: the logits differ by more than the tolerance for ``dtype``, or are not finite.
+    Weight by weight from the disk where the models can be computed so; else whole, if they are small enough.
     """
-    ids = sample_prompts(folder, job.trust_remote_code)
-    recorder.phase("verifying")
-    with _quiet():
-        both = _streamed(merge, base, folder, ids, device, job, recorder)
-        is_streamed = both is not None
-        both = both or _whole(merge, base, folder, ids, device, job, recorder)
-    if both is None:
-        return None
-    expected, found = both
-    difference = float((expected - found).abs().max())
-    allowed = tolerance(dtype, float(expected.abs().max()))
-    if not difference <= allowed:  # so that NaN fails too
-        detail = f"max |logit difference| {difference:.3g} > {allowed:.3g} ({str(dtype).removeprefix('torch.')})"
-        raise UserError("merge.verify_failed", detail=detail)
-    return Logits(difference, allowed, is_streamed)
+
+    def __init__(self, merge: Merge, base: Path, device: str, job: Model, recorder: Recorder) -> None:
+        self._merge, self._base, self._device, self._job, self._recorder = merge, base, device, job, recorder
+        self._ids: torch.Tensor | None = None
+        self._expected: torch.Tensor | None = None
+
+    def prepare(self, folder: Path) -> None:
+        """Compute the logits of base + adapters. Of the merged ``folder`` all but the weights must be there."""
+        self._ids = sample_prompts(folder, self._job.trust_remote_code)
+        self._expected = self._from_disk(self._base_on_disk)
+
+    def compare(self, folder: Path, dtype: torch.dtype) -> Logits | None:
+        """Compute those of the merged ``folder``, and look how far they are apart.
+
+        Returns:
+            None, with a warning to the user, where the models cannot be computed.
+
+        Raises:
+            UserError: the logits differ by more than the tolerance for ``dtype``, or are not finite.
+        """
+        self._recorder.phase("verifying")
+        if self._ids is None:
+            self.prepare(folder)
+        found = None
+        if self._expected is not None:
+            config = _config(folder, self._job.trust_remote_code)
+            found = self._from_disk(lambda: self._on_disk(model_tensors(folder), config))
+        is_streamed = found is not None
+        if found is None:
+            both = _whole(self._merge, self._base, folder, self._ids, self._device, self._job, self._recorder)
+            if both is None:
+                return None
+            self._expected, found = both
+        difference = float((self._expected - found).abs().max())
+        allowed = tolerance(dtype, float(self._expected.abs().max()))
+        if not difference <= allowed:  # so that NaN fails too
+            detail = f"max |logit difference| {difference:.3g} > {allowed:.3g} ({str(dtype).removeprefix('torch.')})"
+            raise UserError("merge.verify_failed", detail=detail)
+        return Logits(difference, allowed, is_streamed)
+
+    def _from_disk(self, make: Callable[[], Any]) -> torch.Tensor | None:
+        """Logits of a model whose weights stay on the disk; None: it cannot be computed so, why stands in the log."""
+        try:
+            with _quiet():
+                return _logits(make(), self._ids, self._device, self._recorder)
+        except (StopRequested, UserError):
+            raise
+        except Exception:  # whatever a family's own code raises where a weight is no plain tensor
+            logging.getLogger(__name__).info("Logits are not computed from the disk.", exc_info=True)
+            return None
+        finally:
+            _give_back_memory()
+
+    def _base_on_disk(self) -> Any:
+        from engine.work.load import fit_to_adapter
+
+        if not _is_sum(self._merge):
+            raise CannotStream("several adapters, of which not all only add to the weights")
+        config = _config(self._base, self._job.trust_remote_code)
+        stretch(config, self._job)
+        model = self._on_disk(self._merge.base, config)
+        if not self._merge.adapters:
+            return model
+        for adapter in self._merge.adapters:
+            fit_to_adapter(model, adapter.folder)
+        return with_adapters(model, [adapter.folder for adapter in self._merge.adapters])
+
+    def _on_disk(self, tensors: dict[str, Stored], config: Any) -> Any:
+        return model_on_disk(tensors, config, self._device, self._job.trust_remote_code)
 
 
 Both = tuple[torch.Tensor, torch.Tensor]
 """Logits of base + adapters and of the merged model, each of shape (B, T, V)."""
-
-
-def _streamed(
-    merge: Merge, base: Path, folder: Path, ids: torch.Tensor, device: str, job: Model, recorder: Recorder
-) -> Both | None:
-    """None: the model cannot be computed from the disk; why stands in the log."""
-    try:
-        if not _is_sum(merge):
-            raise CannotStream("several adapters, of which not all only add to the weights")
-        expected = _logits(_on_disk(merge, base, device, job), ids, device, recorder)
-        _give_back_memory()
-        config = _config(folder, job.trust_remote_code)
-        model = model_on_disk(model_tensors(folder), config, device, job.trust_remote_code)
-        return expected, _logits(model, ids, device, recorder)
-    except (StopRequested, UserError):
-        raise
-    except Exception:  # whatever a family's own code raises where a weight is no plain tensor
-        logging.getLogger(__name__).info("Logits are not computed from the disk.", exc_info=True)
-        return None
-    finally:
-        _give_back_memory()
 
 
 def _whole(
@@ -124,10 +149,11 @@ def _whole(
     if size_bytes >= WHOLE_BELOW_BYTES or 1.5 * size_bytes > free_bytes:
         recorder.warn("merge.logits_not_compared", size=f"{size_bytes / 1e9:.1f} GB")
         return None
-    expected = _logits(_base_with_adapters(merge, base, device, job), ids, device, recorder)
-    _give_back_memory()
-    found = _logits(_model(folder, device, job.trust_remote_code), ids, device, recorder)
-    _give_back_memory()
+    with _quiet():
+        expected = _logits(_base_with_adapters(merge, base, device, job), ids, device, recorder)
+        _give_back_memory()
+        found = _logits(_model(folder, device, job.trust_remote_code), ids, device, recorder)
+        _give_back_memory()
     return expected, found
 
 
@@ -136,19 +162,6 @@ def _is_sum(merge: Merge) -> bool:
     from engine.work.load import only_adds
 
     return len(merge.adapters) < 2 or all(only_adds(adapter.config) for adapter in merge.adapters)
-
-
-def _on_disk(merge: Merge, base: Path, device: str, job: Model) -> Any:
-    from engine.work.load import fit_to_adapter
-
-    config = _config(base, job.trust_remote_code)
-    stretch(config, job)
-    model = model_on_disk(merge.base, config, device, job.trust_remote_code)
-    if not merge.adapters:
-        return model
-    for adapter in merge.adapters:
-        fit_to_adapter(model, adapter.folder)
-    return with_adapters(model, [adapter.folder for adapter in merge.adapters])
 
 
 def sample_prompts(folder: Path, trust_remote_code: bool) -> torch.Tensor:

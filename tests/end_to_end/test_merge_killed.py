@@ -1,7 +1,8 @@
 """A merge killed with SIGKILL at moments from its first file to after its rename: nothing, or all of it and proven.
 
-One process has imported what a merge needs, and forks for each moment: an audit hook of the fork kills it at its n-th
-touch of the target. So every moment is hit just once and always the same.
+One process has imported what a merge needs, and forks for each moment: an audit hook kills the merge, or the process
+beside it that writes the weights, at its n-th touch of the target. So every moment is hit just once, and the same ones
+always.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent.parent
 TOUCHES = ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.listdir", "os.scandir")
 FORKS = f"""
-import json, os, shutil, signal, sys
+import fcntl, json, os, shutil, signal, sys
 from pathlib import Path
 sys.path.insert(0, {str(PROJECT)!r})
 import engine.work.export, engine.work.load, peft, transformers.models.llama.modeling_llama
@@ -33,38 +34,55 @@ def listed(folder):
 def is_ours(each):
     return isinstance(each, (str, os.PathLike)) and str(out) in str(each)
 
-def merge(dies_at, seen=[0, []]):
-    def hook(event, given):
-        if event in {TOUCHES!r} and any(map(is_ours, given)):
-            seen[0] += 1
-            if event == "os.rename":
-                seen[1].append(seen[0])
-            if seen[0] == dies_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+def merge(dies=None, at=None):
+    # dies: "worker" or "beside"; its status, once both processes are gone
+    (place / "touches").unlink(missing_ok=True)
     if (child := os.fork()) == 0:
+        worker, seen = os.getpid(), []
+        def hook(event, given):
+            if event not in {TOUCHES!r} or not any(map(is_ours, given)):
+                return
+            here = "worker" if os.getpid() == worker else "beside"
+            seen.append(here)
+            with (place / "touches").open("a") as file:
+                file.write(f"{{here}} {{event}}\\n")
+            if here == dies and seen.count(here) == at:
+                os.kill(os.getpid(), signal.SIGKILL)
         sys.addaudithook(hook)
         values = {{"model_name_or_path": sys.argv[2], "adapter_name_or_path": str(place / "adapter"),
                   "export_dir": str(out), "export_size": 2e-5}}
-        engine.work.export.run(ExportJob.from_values(values), Recorder(Folder(place / "run")))
-        (place / "seen.json").write_text(json.dumps(seen))
+        try:
+            engine.work.export.run(ExportJob.from_values(values), Recorder(Folder(place / "run")))
+        except MemoryError:
+            os._exit(1)
         os._exit(0)
-    return os.waitpid(child, 0)[1]
+    status = os.waitpid(child, 0)[1]
+    if temporary.exists():
+        lock = os.open(temporary, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other process lets go of it when it ends
+        os.close(lock)
+    return status
 
-assert merge(None) == 0
+def moments(count):
+    return {{1, 2, 3, *range(5, count, max(1, count // 14))}}
+
+assert merge() == 0
 whole = listed(out)
-count, renames = json.loads((place / "seen.json").read_text())
+touches = [line.split() for line in (place / "touches").read_text().splitlines()]
+worker, beside = ([event for who, event in touches if who == each] for each in ("worker", "beside"))
+renamed = max(number for number, event in enumerate(worker, start=1) if event == "os.rename")
 shutil.rmtree(out)
-moments = sorted({{1, 2, 3, *range(5, count, max(1, count // 14)), renames[-1], renames[-1] + 1}})
+tried = [("worker", each) for each in sorted(moments(len(worker)) | {{renamed, renamed + 1}})]
+tried += [("beside", each) for each in sorted(moments(len(beside)))]
 found = []
-for moment in moments:
-    status = merge(moment)
-    found.append([moment, status, listed(out), temporary.exists()])
+for dies, at in tried:
+    found.append([dies, at, merge(dies, at), listed(out), temporary.exists()])
     shutil.rmtree(out, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)  # else the next one touches it more often
-merge(renames[-1])
+merge("worker", renamed)
 assert temporary.exists()
-last = merge(None)
-print("FOUND", json.dumps([whole, count, renames, found, last, listed(out), temporary.exists()]))
+last = merge()
+print("FOUND", json.dumps([whole, renamed, found, last, listed(out), temporary.exists()]))
 """
 
 
@@ -83,12 +101,15 @@ def test_a_killed_merge_leaves_no_folder_or_a_whole_one(tmp_path: Path, tiny_mod
     command = [sys.executable, "-c", FORKS, str(tmp_path), str(tiny_model)]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
     assert answer.returncode == 0, answer.stderr[-3000:]
-    whole, count, renames, found, last, at_last, is_left = json.loads(answer.stdout.rsplit("FOUND", 1)[1])
-    names = [name for name, _ in whole]
-    assert {"config.json", "README.md", "model.safetensors.index.json"} <= set(names)
-    assert len(found) >= 14 and all(status == 9 for _, status, _, _ in found), "each was killed, none came to its end"
-    for moment, _, there, _ in found:
-        assert there in (None, whole), f"half a folder after touch {moment} of {count}"
-        assert (there is None) == (moment <= renames[-1]), "before its rename it is not there, after it it is"
-    assert any(left for *_, left in found), "what a killed merge leaves is its temporary folder"
+    whole, renamed, found, last, at_last, is_left = json.loads(answer.stdout.rsplit("FOUND", 1)[1])
+    assert {"config.json", "README.md", "model.safetensors.index.json"} <= {name for name, _ in whole}
+    killed = {who: [each for each in found if each[0] == who] for who in ("worker", "beside")}
+    assert all(len(each) >= 14 for each in killed.values())
+    for _, moment, status, there, _ in killed["worker"]:
+        assert status == 9, "each was killed, none came to its end"
+        assert there in (None, whole), f"half a folder after touch {moment}"
+        assert (there is None) == (moment <= renamed), "before its rename it is not there, after it it is"
+    for _, _, status, there, is_left in killed["beside"]:
+        assert (status >> 8, there, is_left) == (1, None, False), "the merge fails, and leaves nothing"
+    assert any(left for *_, left in killed["worker"]), "what a killed merge leaves is its temporary folder"
     assert (last, at_last, is_left) == (0, whole, False), "the next attempt removes it, and ends as if nothing had been"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.options.jobs import TrainJob
+from engine.options.jobs import ExportJob, TrainJob
 from engine.runs.folder import Folder
 from engine.runs.read import read_state
 from engine.runs.record import update_state, write_job
@@ -127,3 +127,104 @@ def test_garbage_is_collected_again_after_an_import_even_one_that_fails():
         "found['left'] = 'bitsandbytes' in sys.modules"
     )
     assert found == {"within": False, "hidden": "bitsandbytes", "after": True, "left": False}
+
+
+def exported(model: Path, adapter: Path, folder: Path) -> dict:
+    """Do a merge as a worker does. Returns the modules loaded in its end."""
+    values = {"model_name_or_path": str(model), "adapter_name_or_path": str(adapter), "export_dir": str(folder / "out")}
+    run = Folder(folder)
+    folder.mkdir()
+    write_job(run, ExportJob.from_values(values), "en")
+    update_state(run, kind="export", status="starting", pid=None, started_at=time.time(), finished_at=None)
+    found = printed(
+        "from engine.work import __main__ as worker\n"
+        f"found = {{'code': worker.main({str(folder)!r}, None), 'in_the_end': sorted(sys.modules)}}"
+    )
+    assert found["code"] == 0, read_state(run).error
+    assert read_state(run).result["verified"]["logits_streamed"] is True
+    return found
+
+
+def test_a_merge_loads_no_compiler_and_no_groups_of_processes(workplace, tiny_model, tmp_path):
+    printed(
+        "from peft import LoraConfig, get_peft_model\n"
+        "from transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tiny_model)!r})\n"
+        "config = LoraConfig(target_modules='all-linear', init_lora_weights=False)\n"
+        f"get_peft_model(model, config).save_pretrained({str(tmp_path / 'adapter')!r})\n"
+        "found = {}"
+    )
+    found = exported(tiny_model, tmp_path / "adapter", tmp_path / "run")
+    assert {"transformers.modeling_utils", "peft"} <= set(found["in_the_end"])
+    unused = {"sympy", "torch._dynamo.symbolic_convert", "torch.distributed.tensor", "torch.distributed.fsdp"}
+    assert set(found["in_the_end"]) & unused == set()
+
+
+GENERATE = """
+from engine.work.imports import lean_imports
+with lean_imports():
+    from transformers import AutoModelForCausalLM
+import torch
+from transformers import LlamaConfig
+torch.manual_seed(0)
+sizes = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+          "num_attention_heads": 2, "num_key_value_heads": 2}
+model = AutoModelForCausalLM.from_config(LlamaConfig(**sizes))
+"""
+
+
+def test_answers_need_no_compiler():
+    found = printed(
+        f"{GENERATE}\n"
+        "ids = torch.tensor([[0, 1, 2], [3, 4, 5]])\n"
+        "model.generate(ids, attention_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]), max_new_tokens=4, do_sample=True)\n"
+        "found = sorted(sys.modules)"
+    )
+    assert {"sympy", "torch._dynamo.symbolic_convert", "torch.distributed.tensor"} & set(found) == set()
+
+
+def test_the_compiler_is_there_when_it_is_used_and_knows_what_it_was_told_before():
+    found = printed(
+        f"{GENERATE}\n"
+        "before, ids = 'sympy' in sys.modules, torch.tensor([[1, 2, 3]])\n"
+        "package = sys.modules['torch._dynamo']\n"
+        "@torch.compiler.disable\n"
+        "def kept_out(x):\n"
+        "    return x + 1\n"
+        "@torch.compiler.disable(recursive=False)\n"
+        "def kept_out_too(x):\n"
+        "    return x + 1\n"
+        "@torch.compiler.assume_constant_result\n"
+        "def constant():\n"
+        "    return calls.append(1) or 3\n"
+        "calls, one = [], torch.ones(1)\n"
+        "plain = [kept_out(one).item(), kept_out_too(one).item(), constant()]\n"
+        "calls.clear()\n"
+        "def whole(of):\n"
+        "    try:\n"
+        "        return torch.compile(lambda x: of(x) * 2, backend='eager', fullgraph=True)(one).item()\n"
+        "    except torch._dynamo.exc.Unsupported:\n"
+        "        return 'unsupported'\n"
+        "times = torch.compile(lambda x: x * constant(), backend='eager', fullgraph=True)\n"
+        "found = {'before': before, 'plain': plain, 'is_one': package is torch._dynamo,\n"
+        "         'disabled': [whole(kept_out), whole(kept_out_too)], 'other': whole(torch.neg),\n"
+        "         'constant': [times(one).item(), times(2 * one).item(), len(calls)],\n"
+        "         'same': torch.equal(torch.compile(model, backend='eager')(ids).logits, model(ids).logits)}"
+    )
+    assert found == {"before": False, "plain": [2, 2, 3], "is_one": True, "disabled": ["unsupported", "unsupported"],
+                     "other": -2, "constant": [3, 6, 1], "same": True}  # fmt: skip
+
+
+def test_threads_that_need_the_compiler_at_once_all_get_it():
+    found = printed(
+        f"{GENERATE}\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from threading import Barrier\n"
+        "together = Barrier(4)\n"
+        "def look(_):\n"
+        "    together.wait()\n"
+        "    return torch._dynamo.is_compiling()\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    found = list(pool.map(look, range(4)))"
+    )
+    assert found == [False] * 4
