@@ -39,7 +39,7 @@ def read_prompts(path: Path) -> list[Messages]:
         UserError: the file cannot be read, holds nothing, or a line of it is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise UserError("chat.prompts_unreadable", path=path, detail=error) from error
     is_json = path.suffix.lower() in (".jsonl", ".json")

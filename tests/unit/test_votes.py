@@ -45,6 +45,12 @@ def test_a_vote_is_kept_where_it_belongs_and_counted_from_there(runs):
     ]
 
 
+def test_a_vote_counts_whatever_was_asked_and_said(runs):
+    said = "".join(map(chr, [*range(0x20), 0x7F, 0x85, 0xA0, 0x2028, 0x2029, 0xFEFF]))
+    cast("left", Round(said, said, {}, (str(runs[0].path), BASE), (said, said), True))
+    assert tallies(runs[0]) == [Tally("m/lora/one", "base", 1, 0, 0, 0)]
+
+
 def test_two_checkpoints_of_one_run_are_counted_once(runs):
     one = runs[0]
     cast("left", given(one.path, one.path / "checkpoint-5"))
