@@ -154,8 +154,13 @@ def _on_return(language: str, memory: dict[str, str] | None) -> Iterator[list[An
 
 
 def _take(question: str, talk: list[dict], memory: dict[str, str], is_busy: bool) -> list[Any]:
-    """Move what was typed into the conversation at once; until it is answered, there is no next question."""
+    """Move what was typed into the conversation at once; until it is answered, there is no next question.
+
+    It takes the place of one that got no answer, which many templates would refuse to render in front of it.
+    """
     question = question.strip()
+    while talk and talk[-1]["role"] == "user":
+        talk = talk[:-1]
     return _asked([*talk, {"role": "user", "content": question}] if question else None, memory, is_busy, "")
 
 

@@ -40,6 +40,15 @@ def test_a_question_is_asked_once_and_gives_the_conversation_a_name():
     assert not is_asked(_take("Hi", TALK, memory, True)) and not is_asked(_take("  ", TALK, memory, False))
 
 
+def test_a_question_that_failed_does_not_stand_in_the_way_of_the_next(memory):
+    """Many templates refuse two questions in a row, and one that was too long is so again."""
+    failed = [*TALK, {"role": "user", "content": "Too long"}]
+    assert spoken(_take("Short", failed, memory, False)[1]) == [*TURNS, {"role": "user", "content": "Short"}]
+    assert spoken(_take("Short", failed[-1:], memory, False)[1]) == [{"role": "user", "content": "Short"}]
+    changed = _take_changed(failed, memory, False, at(len(failed) - 1, "Shorter"))
+    assert spoken(changed[1]) == [*TURNS, {"role": "user", "content": "Shorter"}] and is_asked(changed)
+
+
 def test_asked_anew_is_the_question_before(memory):
     assert spoken(_take_again(TALK, memory, False, at(3))[1]) == TURNS[:3]
     assert spoken(_take_again(TALK, memory, False, at(2))[1]) == TURNS[:1]
