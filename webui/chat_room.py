@@ -116,7 +116,7 @@ class ChatRoom:
             yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
             return
         job = self._form.job(raw).job
-        asked = {each: getattr(job, each) for each in (*Generation.model_fields, "tools", "enable_thinking")}
+        asked = {each: getattr(job, each) for each in (*Generation.model_fields, "system", "tools", "enable_thinking")}
         given = ([{"role": "system", "content": job.system}] if job.system else []) + messages
         yield [shown([*messages, {"role": "assistant", "content": WAITING}], language), ""]
         chat.wait_until_ready(folder, READY_IN_S)
