@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from engine.catalog.rendering import with_system
+from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece
 from engine.runs.talks import Talk, new_name, read_talk, write_talk
@@ -87,6 +88,22 @@ def test_who_returns_sees_what_is_kept(memory):
     write_talk(memory["name"], Talk([{"role": "system", "content": "Be brief."}, *TURNS]))
     assert list(_on_return("en", memory))[-1] == [TALK, ""]
     assert list(_on_return("en", {"name": "../../x"})) == [] == list(_on_return("en", None))
+
+
+def test_a_question_is_kept_while_it_waits_for_its_turn(memory, monkeypatch):
+    """Others are answered first, or the model still loads: who opens the page meanwhile sees what was asked."""
+    seen = []
+
+    def waits(folder, timeout_s):
+        seen.append(read_talk(memory["name"]))
+        raise UserError("chat.ended")
+
+    monkeypatch.setattr(chat_room, "chat", SimpleNamespace(loaded=lambda: "here", wait_until_ready=waits))
+    form = SimpleNamespace(job=lambda raw: SimpleNamespace(job=ChatJob()))
+    with pytest.raises(UserError):
+        list(ChatRoom._answered(SimpleNamespace(_form=form), "en", TURNS[:3], memory["name"], ()))
+    assert seen[0].messages == TURNS[:3] and not seen[0].answer.is_over
+    assert read_talk(memory["name"]) == Talk(TURNS[:3])  # nobody will answer it any more
 
 
 def test_a_system_prompt_that_is_gone_from_the_form_is_gone(memory, monkeypatch):
