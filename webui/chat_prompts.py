@@ -98,7 +98,8 @@ class ChatPrompts:
         for prompt in prompts:
             for side in sides:
                 messages = [*system, {"role": "user", "content": prompt}]
-                pieces = list(chat.answer(folder, messages, answer_id, side=side, **asked))
+                given = {"side": side, "system": job.system, **asked}
+                pieces = list(chat.answer(folder, messages, answer_id, **given))
                 is_stopped = pieces[-1].finish_reason == "stopped"
                 yield side, prompt, "".join(piece.text for piece in pieces), is_stopped
                 if is_stopped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,14 @@ class ChatRoom:
             yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
             return
         job = self._form.job(raw).job
-        asked = {each: getattr(job, each) for each in (*Generation.model_fields, "tools", "enable_thinking")}
+        asked = {each: getattr(job, each) for each in (*Generation.model_fields, "system", "tools", "enable_thinking")}
         given = ([{"role": "system", "content": job.system}] if job.system else []) + messages
         yield [shown([*messages, {"role": "assistant", "content": WAITING}], language), ""]
-        chat.wait_until_ready(folder, READY_IN_S)
-        context, text = context_of(folder), ""
+        text = ""
+        _note(name, Talk(given, Answer("")))  # until its turn comes, nobody else does
         try:
+            chat.wait_until_ready(folder, READY_IN_S)
+            context = context_of(folder)
             for text, piece in told(chat.answer(folder, given, name, talk=name, **asked)):
                 said = text if piece.is_last else text or WAITING
                 turns = [*messages, {"role": "assistant", "content": said}] if said else messages
@@ -129,6 +132,9 @@ class ChatRoom:
                 yield [shown(turns, language, not piece.is_last), below]
         except UserError:
             if not text:
+                kept = read_talk(name)
+                if kept and kept.answer and not kept.answer.is_over:
+                    _note(name, Talk(given))
                 yield [shown(messages, language), gr.skip()]
             raise
 
@@ -154,8 +160,13 @@ def _on_return(language: str, memory: dict[str, str] | None) -> Iterator[list[An
 
 
 def _take(question: str, talk: list[dict], memory: dict[str, str], is_busy: bool) -> list[Any]:
-    """Move what was typed into the conversation at once; until it is answered, there is no next question."""
+    """Move what was typed into the conversation at once; until it is answered, there is no next question.
+
+    It takes the place of one that got no answer, which many templates would refuse to render in front of it.
+    """
     question = question.strip()
+    while talk and talk[-1]["role"] == "user":
+        talk = talk[:-1]
     return _asked([*talk, {"role": "user", "content": question}] if question else None, memory, is_busy, "")
 
 
@@ -246,6 +257,11 @@ def _on_open(language: str, path: str | None, memory: dict[str, str], is_busy: b
 def _keep(memory: dict[str, str], talk: list[dict]) -> None:
     if name := _name_in(memory):
         write_talk(name, Talk(spoken(talk)))
+
+
+def _note(name: str, talk: Talk) -> None:
+    with suppress(OSError):  # a full disk, say: who listens gets the answer all the same
+        write_talk(name, talk)
 
 
 def _name_in(memory: dict[str, str] | None) -> str | None:

@@ -146,7 +146,7 @@ class ChatSides:
         answers = []
         for talk, side in zip(self._talks, sides, strict=True):
             yield {talk: shown([*turns, {"role": "assistant", "content": WAITING}], language)}
-            for text, piece in told(chat.answer(folder, messages, answer_id, side=side, **asked)):
+            for text, piece in told(chat.answer(folder, messages, answer_id, side=side, system=job.system, **asked)):
                 said = [*turns, {"role": "assistant", "content": text}]
                 yield {talk: shown(said, language, not piece.is_last)}
             if piece.finish_reason == "stopped":
@@ -203,7 +203,7 @@ def side_choices(language: str) -> list[tuple[str, str]]:
     folder = chat.loaded()
     job = read_job(folder) if folder is not None else None
     found = base_alone(language)
-    if job is None or job.gguf:
+    if job is None or job.gguf or job.ollama:
         return found
     adapters = [(name, path) for name, path in checkpoint_choices(job.model_name_or_path)
                 if base_of(path) == job.model_name_or_path]  # fmt: skip

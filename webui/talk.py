@@ -114,7 +114,7 @@ def from_file(text: str) -> tuple[list[Turn], str | None]:
 
 def _first_line(text: str) -> Any:
     try:
-        return json.loads(next((line for line in text.splitlines() if line.strip()), ""))
+        return json.loads(next((line for line in text.split("\n") if line.strip()), ""))
     except ValueError as error:
         raise UserError("talk.not_json", detail=error) from error
 

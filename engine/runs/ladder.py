@@ -20,7 +20,7 @@ class Ladder:
 def read_ladder(folder: Folder) -> Ladder | None:
     """All rungs so far; of a step that was done anew the later answers. None: the run has none."""
     try:
-        lines = folder.ladder.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = folder.ladder.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return None
     answers: dict[tuple[str, int], str] = {}

@@ -15,7 +15,7 @@ from engine.options.generation import Generation
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece, answer, load, unload
 from engine.runs.folder import Folder
-from engine.runs.sides import BASE, Side, base_of, find_side
+from engine.runs.sides import BASE, Side, find_side, trained_from
 
 LOAD_S = 1800.0
 Messages = list[dict[str, Any]]
@@ -39,7 +39,7 @@ def read_prompts(path: Path) -> list[Messages]:
         UserError: the file cannot be read, holds nothing, or a line of it is neither.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise UserError("chat.prompts_unreadable", path=path, detail=error) from error
     is_json = path.suffix.lower() in (".jsonl", ".json")
@@ -72,7 +72,7 @@ def _prompt(line: str, number: int, path: Path, is_json: bool) -> Messages:
 def sides_of(job: ChatJob) -> list[Side | None]:
     """Who answers, in the order asked for; None: the model as the job loads it, where it names nobody.
 
-    ``base`` is the model that the first adapter was trained beside, unless the job names another than the default.
+    ``base`` is the model that the first of the others was trained from, unless the job names another than the default.
 
     Raises:
         UserError: one of them is not there.
@@ -80,7 +80,7 @@ def sides_of(job: ChatJob) -> list[Side | None]:
     default = ChatJob.model_fields["model_name_or_path"].default
     model = job.model_name_or_path if job.model_name_or_path != default else None
     found = [None if name == BASE else find_side(name, model) for name in job.compare]
-    base = model or next((base_of(side.adapter) for side in found if side and side.adapter), None) or default
+    base = model or next(filter(None, (trained_from(side) for side in found if side)), None) or default
     return [find_side(BASE, base) if side is None else side for side in found] or [None]
 
 

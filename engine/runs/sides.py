@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.errors import UserError
 from engine.runs.folder import Folder, find_folder
+from engine.runs.read import read_job
 
 BASE = "base"
 
@@ -54,6 +55,17 @@ def base_of(adapter: str | Path) -> str | None:
     except (OSError, ValueError):
         return None
     return config.get("base_model_name_or_path") or None
+
+
+def trained_from(side: Side) -> str | None:
+    """The model that a side was made of: its adapter's, or that of the run whose weights it is; None: nobody says."""
+    if side.adapter:
+        return base_of(side.adapter)
+    run = run_of(side.model)
+    try:
+        return getattr(read_job(run), "model_name_or_path", None) if run else None
+    except (OSError, UserError):
+        return None  # of a run that cannot be read any more
 
 
 def run_of(adapter: str | Path) -> Folder | None:

@@ -83,7 +83,7 @@ def tallies(folder: Folder) -> list[Tally]:
 
 def _votes(folder: Folder) -> list[dict[str, Any]]:
     try:
-        lines = folder.votes.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = folder.votes.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
         return []
     found = []

@@ -8,14 +8,16 @@ import queue
 import secrets
 import socket
 import threading
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, answer_challenge, deliver_challenge
 from pathlib import Path
 from typing import Any
 
+from engine.runs.chat import Piece
 from engine.runs.folder import Folder
-from engine.runs.talks import check_name
+from engine.runs.talks import Answer, Talk, check_name, write_talk
 
 LARGEST_MESSAGE_BYTES = 64 * 2**20
 INTERVAL_S = 0.1
@@ -32,6 +34,7 @@ class Request:
     talk: str | None = None
     replies: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     is_stopped: threading.Event = field(default_factory=threading.Event)
+    is_taken: bool = False  # by the model's thread, or back again by who stopped it before its turn
 
 
 class Door:
@@ -42,6 +45,7 @@ class Door:
         self._key = secrets.token_bytes(32)
         self._listener = Listener(("127.0.0.1", 0), backlog=16)
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._open: list[Request] = []  # waiting or being answered, the earliest first
 
     def __enter__(self) -> Door:
@@ -56,9 +60,10 @@ class Door:
 
     def next_request(self, timeout_s: float) -> Request | None:
         try:
-            return self._requests.get(timeout=timeout_s)
+            request = self._requests.get(timeout=timeout_s)
         except queue.Empty:
             return None
+        return request if self._take(request) else None
 
     def _accept(self) -> None:
         while True:
@@ -104,6 +109,8 @@ class Door:
                     if is_heard:
                         connection.send_bytes(json.dumps(reply).encode("ascii"))
                 except queue.Empty:
+                    if request.is_stopped.is_set() and self._take(request):
+                        request.replies.put(_stopped_in_line(request))
                     continue
                 except (EOFError, OSError):
                     if request.talk is None:
@@ -115,11 +122,25 @@ class Door:
             request.is_stopped.set()
             self._open.remove(request)
 
+    def _take(self, request: Request) -> bool:
+        """Whether it is ours to answer, and nobody else's from now on."""
+        with self._lock:
+            was_taken, request.is_taken = request.is_taken, True
+            return not was_taken
+
     def _stop(self, answer_id: str | None) -> None:
         for request in tuple(self._open):
             if answer_id is None or request.answer_id == answer_id:
                 request.is_stopped.set()
                 return
+
+
+def _stopped_in_line(request: Request) -> dict[str, Any]:
+    last = Piece("", True, "stopped", 0, 0.0, 0)
+    if request.talk is not None:
+        with suppress(OSError):  # a full disk, say: who listens is told all the same
+            write_talk(request.talk, Talk(request.messages, Answer("", last)))
+    return asdict(last)
 
 
 def _request(message: dict[str, Any]) -> Request:

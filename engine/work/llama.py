@@ -14,7 +14,8 @@ from engine.options.jobs import ChatJob
 from engine.work.gguf.quantize import import_llama_cpp
 from engine.work.steering import Steering
 
-SEEDS = 2**32
+SEEDS = 2**32 - 1
+"""How many there are: the number after the last one asks llama.cpp for another answer each time."""
 TAIL = 16
 """Tokens at the end of a prompt that show whether it opens a thought."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -10,7 +11,8 @@ from contextlib import closing
 from typing import Any
 
 from engine.catalog.ollama import connected, ollama_host, telling
-from engine.catalog.rendering import with_system
+from engine.catalog.reasoning import MARKS, parted
+from engine.catalog.rendering import tools_of, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece
@@ -58,25 +60,28 @@ class OllamaChat:
             seconds = round(time.monotonic() - started, 3)
             return Piece(text, reason is not None, reason, count, seconds, prompt_tokens)
 
+        written = _Written()
         with closing(_Answer(self._replies(messages, job))) as answer:
             while not is_stopped():
                 part = answer.next()
                 if part is None:
                     continue
+                text = written.add(part.message, part.done)
                 if part.done:
                     count, prompt_tokens = part.eval_count or count, part.prompt_eval_count or 0
-                    yield piece(part.message.content or "", "length" if part.done_reason == "length" else "stop")
+                    yield piece(text, "length" if part.done_reason == "length" else "stop")
                     return
-                if part.message.content:
+                if text:
                     count += 1
-                    yield piece(part.message.content)
+                    yield piece(text)
         yield piece("", "stopped")
 
     def _replies(self, messages: list[dict[str, Any]], job: ChatJob) -> Iterator[Any]:
         with telling(self._name):
             yield from self._client.chat(
-                self._name, with_system(messages, job), options=ollama_options(job, self.context_length), stream=True
-            )
+                self._name, [_turn(each) for each in with_system(messages, job)], tools=tools_of(job),
+                think=job.enable_thinking, options=ollama_options(job, self.context_length), stream=True,
+            )  # fmt: skip
 
 
 def ollama_options(job: ChatJob, context_length: int) -> dict[str, Any]:
@@ -87,6 +92,34 @@ def ollama_options(job: ChatJob, context_length: int) -> dict[str, Any]:
         "repeat_penalty": job.repetition_penalty, "num_predict": job.max_new_tokens, "num_ctx": context_length,
     }  # fmt: skip
     return options if job.sampling_seed is None else {**options, "seed": job.sampling_seed}
+
+
+def _turn(message: dict[str, Any]) -> dict[str, Any]:
+    """As the server takes it: the thought of an answer apart."""
+    thought, answer, _ = parted(message["content"]) if message["role"] == "assistant" else (None, "", False)
+    return message if thought is None else {**message, "thinking": thought, "content": answer}
+
+
+class _Written:
+    """One text of what the server tells apart: thought, answer and calls, with the marks that models write."""
+
+    def __init__(self) -> None:
+        self._is_thinking = False
+
+    def add(self, message: Any, is_last: bool) -> str:
+        opening, closing_mark = MARKS[0]
+        text = ""
+        if message.thinking:
+            text = message.thinking if self._is_thinking else f"{opening}\n{message.thinking}"
+            self._is_thinking = True
+        if self._is_thinking and (message.content or message.tool_calls or is_last):
+            text += f"\n{closing_mark}\n\n"
+            self._is_thinking = False
+        text += message.content or ""
+        for call in message.tool_calls or ():
+            told = {"name": call.function.name, "arguments": dict(call.function.arguments)}
+            text += f"<tool_call>\n{json.dumps(told, ensure_ascii=False)}\n</tool_call>"
+        return text
 
 
 class _Answer:

@@ -17,9 +17,11 @@ from engine.options.command import parse
 from engine.options.jobs import ApiJob
 from engine.runs import vllm
 from engine.runs.api import is_loopback, key_in, refuse_open_door, served_name, words_from_environment
+from engine.work.api.answering import Delta, Ended, Looked
 from engine.work.api.asked import read_chat, read_completion
 from engine.work.api.calls import CallReader, format_of, written_format
 from engine.work.api.errors import ApiError
+from engine.work.api.shapes import Shape
 from engine.work.steering import Steering
 
 HI = [{"role": "user", "content": "Hi"}]
@@ -153,6 +155,14 @@ def test_penalties_biases_and_log_probabilities(kind):
     expected = np.log(np.exp(raw.astype(float)) / np.exp(raw.astype(float)).sum())
     assert [steering.logp(token) for token in range(4)] == pytest.approx(expected.tolist())
     assert steering.likeliest(2) == [0, 1]
+
+
+def test_the_chosen_token_is_among_the_likeliest_of_a_completion():
+    """OpenAI: "the API will always return the logprob of the sampled token", up to one more than asked for."""
+    asked = read_completion({"model": "m", "prompt": "x", "logprobs": 1})
+    looked = (Looked(b"a", -1.0, ((b"a", -1.0),)), Looked(b"c", -3.0, ((b"b", -0.5),)))
+    whole = Shape(asked, "m").whole([Delta(0, "ac", looked, (), "length")], Ended(1, 2))
+    assert whole["choices"][0]["logprobs"]["top_logprobs"] == [{"a": -1.0}, {"b": -0.5, "c": -3.0}]
 
 
 # Calls of functions

@@ -8,6 +8,8 @@ import shlex
 import socket
 import threading
 import time
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 
 import openai
@@ -270,6 +272,17 @@ def test_refusals_have_openais_shape(opened, model):
     assert model.answers == 0
     assert [each.id for each in client.models.list()] == ["scripted"] == [client.models.retrieve("scripted").id]
     assert create(**ASK, user="me", extra_body={"unheard_of": 1}).choices[0].message.content == "Hello world!"
+
+
+def test_half_a_character_is_the_askers_fault(opened, model):
+    """JSON can write one half of a pair of UTF-16 alone; no text has it."""
+    url = f"{opened()}/chat/completions"
+    for half in ({"model": "\ud800"}, {"messages": [{"role": "user", "content": "a\ud83d"}]}):
+        asked = urllib.request.Request(url, json.dumps({**ASK, **half}).encode(), {"Content-Type": "application/json"})
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(asked)
+        assert caught.value.code == 400 and json.load(caught.value)["error"]["type"] == "invalid_request_error"
+    assert model.answers == 0
 
 
 def test_a_failing_answer_is_told_and_the_next_one_works(opened, model):

@@ -17,7 +17,7 @@ from engine.options.jobs import ChatJob
 from engine.runs import chat
 from engine.runs.folder import Folder
 from engine.runs.record import update_state
-from engine.runs.talks import new_name, read_talk
+from engine.runs.talks import forget_talk, new_name, read_talk
 from engine.work.answers import StopWords
 from engine.work.chat import answer as answer_request
 from engine.work.chat import pieces
@@ -237,6 +237,28 @@ def test_who_waits_and_goes_away_is_never_answered(folder, model):
     assert list(first)[-1].finish_reason == "stop"
     assert ask(folder)[1].finish_reason == "stop"
     assert model.answers == 2
+
+
+def test_who_waits_is_stopped_at_once(folder, model, tmp_path, monkeypatch):
+    """Not only when its turn has come: the answer before it may be a long one."""
+    monkeypatch.chdir(tmp_path)
+    name = new_name()
+    model.gate, model.end = threading.Semaphore(1), 3
+    first = chat.answer(folder, QUESTION)
+    next(first)
+    said = []
+    waiting = threading.Thread(target=lambda: said.append(ask(folder, answer_id="b", talk=name)))
+    waiting.start()
+    time.sleep(0.3)
+    chat.stop_answer(folder, "b")
+    waiting.join(5)
+    assert [(text, last.finish_reason) for text, last in said] == [("", "stopped")]
+    assert read_talk(name).answer.piece.finish_reason == "stopped"
+    forget_talk(name)
+    model.gate.release(100)
+    assert list(first)[-1].finish_reason == "stop"
+    assert ask(folder)[0] == "0 1 2 " and model.answers == 2
+    assert read_talk(name) is None, "what was forgotten meanwhile has come back"
 
 
 def test_a_failure_is_told_and_the_next_answer_works(folder, model):

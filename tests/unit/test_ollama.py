@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from engine.catalog.ollama import look, ollama_host, remove
+from engine.catalog.reasoning import parted
 from engine.errors import Refused, UserError
 from engine.options.command import parse
 from engine.options.jobs import ChatJob, OllamaJob
@@ -198,6 +199,37 @@ def test_a_silent_server_is_left_at_once_and_a_broken_answer_is_told(server, ggu
         list(model.pieces(said, job))
     assert caught.value.key == "ollama.cut_off"
     assert server.prompts[-1].startswith('<|system|>Say "yes"\nor "no".\n<|user|>Well?\n')
+
+
+def test_tools_are_shown_and_calls_and_thoughts_are_told(server, gguf, recorder, monkeypatch):
+    """Ollama tells thought, answer and calls apart; a chat has them in one text, as a model writes them."""
+    create(gguf, recorder)
+    server.models["me/Mine:latest"]["template"] = "{{ .Tools }}" + TEMPLATE
+    call = {"function": {"name": "weather", "arguments": {"city": "Zürich"}}}
+    says = [{"thinking": "Hm, "}, {"thinking": "well."}, {"content": "I ask. "}, {"content": "", "tool_calls": [call]}]
+
+    def answers(path, prompt, options):
+        for each in says:
+            yield {"message": {"role": "assistant", "content": "", **each}, "done": False}
+        yield {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "eval_count": 9}
+
+    monkeypatch.setattr(server, "_generate", answers)
+    tools = '[{"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}]'
+    job = ChatJob(ollama="me/Mine", tools=tools, enable_thinking=True)
+    model = OllamaChat(job)
+    turns = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "<think>\nx\n</think>\n\nB"}]
+    text = "".join(piece.text for piece in model.pieces([*turns, {"role": "user", "content": "C"}], job))
+    spoken = 'I ask. <tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call>'
+    assert parted(text) == ("Hm, well.", spoken, False)
+    sent = server.asked[-1][2]
+    assert [tool["function"]["name"] for tool in sent["tools"]] == ["weather"] and sent["think"] is True
+    assert sent["messages"][1] == {"role": "assistant", "content": "B", "thinking": "x"}
+    del says[2:]
+    text = "".join(piece.text for piece in model.pieces(turns[:1], job))
+    assert parted(text) == ("Hm, well.", "", False)
+    server.models["me/Mine:latest"]["template"] = TEMPLATE
+    with pytest.raises(UserError, match="does not support tools"):
+        list(model.pieces(turns[:1], job))
 
 
 def test_the_job_says_where_its_run_lies(workplace):

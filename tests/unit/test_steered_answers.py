@@ -57,3 +57,21 @@ def test_the_loop_is_steered_as_openai_defines_it(presence, frequency, bias):
     assert ids == expected_ids
     assert logps == pytest.approx(expected_logps, abs=1e-5)
     assert torch.equal(model.table, Table(12).table)  # the model's own numbers are not touched
+
+
+def test_no_seed_of_an_answer_is_the_one_by_which_llama_cpp_means_any():
+    from engine.work.llama import LlamaModel
+
+    told = []
+    llama = SimpleNamespace(
+        set_seed=told.append,
+        reset=lambda: None,
+        generate=lambda *prompt, **options: iter(()),
+        _model=SimpleNamespace(vocab=0),
+    )
+    model = LlamaModel.__new__(LlamaModel)
+    model._llama, model._llama_cpp = llama, SimpleNamespace(LLAMA_DEFAULT_SEED=0xFFFFFFFF)
+    for seed in (None, 0, 7, 2**32 - 1, 2**63 - 1):
+        list(model.tokens([1], ApiJob(sampling_seed=seed)))
+    assert told[0] == 0xFFFFFFFF and told[1:3] == [0, 7]
+    assert all(0 <= seed < 0xFFFFFFFF for seed in told[1:])

@@ -111,6 +111,8 @@ def test_a_list_of_prompts_is_read_in_every_form(tmp_path):
     forms = ["Why?", {"prompt": "Why?"}, {"messages": TURNS[:1]}, TURNS[:1], TURNS[:2]]
     rows.write_text("\n".join(map(json.dumps, forms)))
     assert read_prompts(rows) == [TURNS[:1]] * len(forms)
+    rows.write_text('"Why?"\r\n' + json.dumps("a\u2028b\x85c", ensure_ascii=False), encoding="utf-8")
+    assert [turns[-1]["content"] for turns in read_prompts(rows)] == ["Why?", "a\u2028b\x85c"]
     rows.write_text('"Why?"\n{"question": 1}')
     with pytest.raises(UserError) as caught:
         read_prompts(rows)

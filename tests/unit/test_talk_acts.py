@@ -6,8 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from engine.catalog.rendering import with_system
+from engine.errors import UserError
+from engine.options.jobs import ChatJob
+from engine.runs.chat import Piece
 from engine.runs.talks import Talk, new_name, read_talk, write_talk
-from webui.chat_room import _on_open, _on_return, _on_save, _take, _take_again, _take_back, _take_changed
+from webui import chat_prompts, chat_room, chat_sides
+from webui.chat_prompts import ChatPrompts
+from webui.chat_room import ChatRoom, _on_open, _on_return, _on_save, _take, _take_again, _take_back, _take_changed
+from webui.chat_sides import ChatSides
 from webui.talk import shown, spoken
 
 TURNS = [
@@ -38,6 +45,15 @@ def test_a_question_is_asked_once_and_gives_the_conversation_a_name():
     assert talk == [*TALK, {"role": "user", "content": "Hi"}] and asked and busy and len(memory["name"]) == 32
     assert box["value"] == "" and box["interactive"] is False
     assert not is_asked(_take("Hi", TALK, memory, True)) and not is_asked(_take("  ", TALK, memory, False))
+
+
+def test_a_question_that_failed_does_not_stand_in_the_way_of_the_next(memory):
+    """Many templates refuse two questions in a row, and one that was too long is so again."""
+    failed = [*TALK, {"role": "user", "content": "Too long"}]
+    assert spoken(_take("Short", failed, memory, False)[1]) == [*TURNS, {"role": "user", "content": "Short"}]
+    assert spoken(_take("Short", failed[-1:], memory, False)[1]) == [{"role": "user", "content": "Short"}]
+    changed = _take_changed(failed, memory, False, at(len(failed) - 1, "Shorter"))
+    assert spoken(changed[1]) == [*TURNS, {"role": "user", "content": "Shorter"}] and is_asked(changed)
 
 
 def test_asked_anew_is_the_question_before(memory):
@@ -72,3 +88,45 @@ def test_who_returns_sees_what_is_kept(memory):
     write_talk(memory["name"], Talk([{"role": "system", "content": "Be brief."}, *TURNS]))
     assert list(_on_return("en", memory))[-1] == [TALK, ""]
     assert list(_on_return("en", {"name": "../../x"})) == [] == list(_on_return("en", None))
+
+
+def test_a_question_is_kept_while_it_waits_for_its_turn(memory, monkeypatch):
+    """Others are answered first, or the model still loads: who opens the page meanwhile sees what was asked."""
+    seen = []
+
+    def waits(folder, timeout_s):
+        seen.append(read_talk(memory["name"]))
+        raise UserError("chat.ended")
+
+    monkeypatch.setattr(chat_room, "chat", SimpleNamespace(loaded=lambda: "here", wait_until_ready=waits))
+    form = SimpleNamespace(job=lambda raw: SimpleNamespace(job=ChatJob()))
+    with pytest.raises(UserError):
+        list(ChatRoom._answered(SimpleNamespace(_form=form), "en", TURNS[:3], memory["name"], ()))
+    assert seen[0].messages == TURNS[:3] and not seen[0].answer.is_over
+    assert read_talk(memory["name"]) == Talk(TURNS[:3])  # nobody will answer it any more
+
+
+def test_a_system_prompt_that_is_gone_from_the_form_is_gone(memory, monkeypatch):
+    """The worker has the one with which it was loaded, and would put it in front where a question brings none."""
+    asked = []
+
+    def answers(folder, messages, name, side=None, talk=None, **options):
+        job = ChatJob.from_values({**ChatJob(system="Old.").values(), **options})
+        asked.append(with_system(messages, job))
+        yield Piece("Yes", True, "stop", 1, 1.0, 1)
+
+    for room in (chat_prompts, chat_room, chat_sides):
+        monkeypatch.setattr(room, "chat", SimpleNamespace(
+            loaded=lambda: "here", wait_until_ready=lambda *given: None, answer=answers
+        ))  # fmt: skip
+    monkeypatch.setattr(chat_room, "context_of", lambda folder: 100)
+    monkeypatch.setattr(chat_sides, "refuse_strangers", lambda *given: None)
+    for system in (None, "New."):
+        form = SimpleNamespace(job=lambda raw, system=system: SimpleNamespace(job=ChatJob(system=system)))
+        list(ChatRoom._answered(SimpleNamespace(_form=form), "en", TURNS[:1], memory["name"], ()))
+        sides = SimpleNamespace(_form=form, _talks=("l", "r"), _votes=(), _round="round", _notice="notice")
+        list(ChatSides._answered(sides, "en", "One", ("base", "base"), False, "id", ()))
+        prompts = SimpleNamespace(_form=form)
+        list(ChatPrompts._answered(prompts, "here", ["One"], ["base"], "id", ()))
+    system = {"role": "system", "content": "New."}
+    assert asked == [TURNS[:1]] * 4 + [[system, TURNS[0]]] * 4

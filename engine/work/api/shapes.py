@@ -89,7 +89,10 @@ class Shape:
         return {
             "tokens": [_readable(each.content) for each in delta.looked],
             "token_logprobs": [each.logp for each in delta.looked],
-            "top_logprobs": [{_readable(content): logp for content, logp in each.likeliest} for each in delta.looked],
+            "top_logprobs": [
+                {_readable(content): logp for content, logp in (*each.likeliest, (each.content, each.logp))}
+                for each in delta.looked
+            ],
             "text_offset": offsets,
         }
 
