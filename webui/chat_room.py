@@ -93,16 +93,22 @@ class ChatRoom:
         load(_on_return, [self._frame.language, self._memory], [self._talk, self._notice], **FREE)
 
     def _on_question(
-        self, request: gr.Request, language: str, is_asked: bool, talk: list[dict], memory: dict[str, str], *raw: Any
-    ) -> Iterator[list[Any]]:
-        """Stream the answer to the last question; what has arrived stays, however the answer ends."""
-        if not is_asked:
+        self, request: gr.Request, language: str, asked: bool | list[dict], talk: list[dict],
+        memory: dict[str, str], *raw: Any,
+    ) -> Iterator[list[Any]]:  # fmt: skip
+        """Stream the answer to the last question; what has arrived stays, however the answer ends.
+
+        Args:
+            asked: whether anything is; or the conversation as it stood, if this answer is to take another's place.
+        """
+        if asked is False:
             yield [gr.skip()] * 5
             return
+        before = None if asked is True else spoken(asked)
         free = [False, gr.update(interactive=True), gr.update(interactive=True)]
         try:
             with ANSWERS.taken(request):
-                for last in self._answered(language, spoken(talk), memory["name"], raw):
+                for last in self._answered(language, spoken(talk), memory["name"], raw, before):
                     yield [*last, True, gr.skip(), gr.skip()]
             yield [gr.skip(), gr.skip(), *free]
         except UserError as error:
@@ -111,7 +117,9 @@ class ChatRoom:
             yield [gr.skip(), gr.skip(), *free]
             raise
 
-    def _answered(self, language: str, messages: list[dict], name: str, raw: tuple) -> Iterator[list[Any]]:
+    def _answered(
+        self, language: str, messages: list[dict], name: str, raw: tuple, before: list[dict] | None = None
+    ) -> Iterator[list[Any]]:
         folder = chat.loaded()
         if folder is None:
             yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
@@ -130,12 +138,15 @@ class ChatRoom:
                 turns = [*messages, {"role": "assistant", "content": said}] if said else messages
                 below = figures(piece, context, job.max_new_tokens, language) if piece.is_last else ""
                 yield [shown(turns, language, not piece.is_last), below]
+            if not text and before:
+                _note(name, Talk(before))
+                yield [shown(before, language), gr.skip()]
         except UserError:
             if not text:
                 kept = read_talk(name)
-                if kept and kept.answer and not kept.answer.is_over:
-                    _note(name, Talk(given))
-                yield [shown(messages, language), gr.skip()]
+                if before or (kept and kept.answer and not kept.answer.is_over):
+                    _note(name, Talk(before or given))
+                yield [shown(before or messages, language), gr.skip()]
             raise
 
 
@@ -172,7 +183,7 @@ def _take(question: str, talk: list[dict], memory: dict[str, str], is_busy: bool
 
 def _take_again(talk: list[dict], memory: dict[str, str], is_busy: bool, event: gr.RetryData) -> list[Any]:
     at = question_before(talk, _index(event))
-    return _asked(talk[: at + 1] if at >= 0 else None, memory, is_busy)
+    return _asked(talk[: at + 1] if at >= 0 else None, memory, is_busy, before=talk)
 
 
 def _take_changed(talk: list[dict], memory: dict[str, str], is_busy: bool, event: gr.EditData) -> list[Any]:
@@ -182,19 +193,27 @@ def _take_changed(talk: list[dict], memory: dict[str, str], is_busy: bool, event
         return _asked(None, memory, is_busy)
     changed = {**talk[at], "content": text}
     if talk[at]["role"] == "user":
-        return _asked([*talk[:at], changed], memory, is_busy)
+        return _asked([*talk[:at], changed], memory, is_busy, before=talk)
     talk = [*talk[:at], changed, *talk[at + 1 :]]
     _keep(memory, talk)
     return [gr.skip(), talk, gr.skip(), False, gr.skip(), gr.skip()]
 
 
-def _asked(talk: list[dict] | None, memory: dict[str, str], is_busy: bool, typed: Any = None) -> list[Any]:
-    """Args: talk: with the question at its end; None: nothing is asked; typed: what the box for it then holds."""
+def _asked(
+    talk: list[dict] | None, memory: dict[str, str], is_busy: bool, typed: Any = None, before: list[dict] | None = None
+) -> list[Any]:
+    """Ask, or not.
+
+    Args:
+        talk: with the question at its end; None: nothing is asked.
+        typed: what the box for it then holds.
+        before: what comes back if there is no answer.
+    """
     if talk is None or is_busy:
         return [gr.skip(), gr.skip(), gr.skip(), False, gr.skip(), gr.skip()]
     box = gr.update(interactive=False) if typed is None else gr.update(value=typed, interactive=False)
     kept = memory if _name_in(memory) else {"name": new_name()}
-    return [box, talk, kept, True, True, gr.update(interactive=False)]
+    return [box, talk, kept, True if before is None else before, True, gr.update(interactive=False)]
 
 
 def _take_back(talk: list[dict], memory: dict[str, str], is_busy: bool, event: gr.UndoData) -> list[Any]:

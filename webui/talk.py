@@ -16,6 +16,8 @@ Turn = dict[str, Any]
 WAITING = "…"
 INTERVAL_S = 0.04
 ROLES = ("system", "user", "assistant", "tool")
+OF_A_TOOL = {"id": "tool"}
+"""What a chatbot, which knows two roles, keeps of a message that a tool gave."""
 
 
 def shown(messages: list[Turn], language: str, is_going_on: bool = False) -> list[Turn]:
@@ -27,7 +29,8 @@ def shown(messages: list[Turn], language: str, is_going_on: bool = False) -> lis
     found: list[Turn] = []
     for number, turn in enumerate(messages):
         if turn["role"] != "assistant":
-            found.append({"role": "user", "content": turn["content"]})
+            mark = {"metadata": OF_A_TOOL} if turn["role"] == "tool" else {}
+            found.append({"role": "user", "content": turn["content"], **mark})
             continue
         thought, answer, is_thinking = parted(turn["content"])
         if thought is not None:
@@ -63,7 +66,8 @@ def spoken(talk: list[Turn]) -> list[Turn]:
             content = joined(thought, content)
         elif thought is not None:
             messages.append({"role": "assistant", "content": joined(thought, "")})  # it was stopped in mid-thought
-        messages.append({"role": turn["role"], "content": content})
+        is_tool = (turn.get("metadata") or {}).get("id") == OF_A_TOOL["id"]
+        messages.append({"role": "tool" if is_tool else turn["role"], "content": content})
         thought = None
     return [*messages, {"role": "assistant", "content": joined(thought, "")}] if thought is not None else messages
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gradio import Chatbot
 
 from engine.catalog.rendering import with_system
 from engine.errors import UserError
@@ -37,7 +41,7 @@ def at(index, value=None):
 
 
 def is_asked(outcome):
-    return outcome[3]
+    return outcome[3] is not False
 
 
 def test_a_question_is_asked_once_and_gives_the_conversation_a_name():
@@ -62,6 +66,28 @@ def test_asked_anew_is_the_question_before(memory):
     assert not is_asked(_take_again([], memory, False, at(0)))
 
 
+@pytest.mark.parametrize("how", ["fails", "is stopped"])
+def test_an_answer_stays_until_another_takes_its_place(how, memory, monkeypatch):
+    def answers(*given, **options):
+        if how == "fails":
+            raise UserError("chat.ended")
+        yield Piece("", True, "stopped", 0, 1.0, 1)
+
+    monkeypatch.setattr(chat_room, "context_of", lambda folder: 100)
+    monkeypatch.setattr(chat_room, "chat", SimpleNamespace(
+        loaded=lambda: "here", wait_until_ready=lambda *given: None, answer=answers
+    ))  # fmt: skip
+    form = SimpleNamespace(job=lambda raw: SimpleNamespace(job=ChatJob()))
+    room = SimpleNamespace(_form=form)
+    room._answered = partial(ChatRoom._answered, room)
+    _, talk, kept, asked, *_ = _take_again(TALK, memory, False, at(3))
+    request = SimpleNamespace(cookies={}, session_hash="a")
+    seen = list(ChatRoom._on_question(room, request, "en", asked, talk, kept))
+    shows = [first for first, *_ in seen if isinstance(first, list)]
+    assert shows[-1] == TALK
+    assert read_talk(memory["name"]).whole() == TURNS
+
+
 def test_a_changed_question_is_asked_and_a_changed_answer_is_kept(memory):
     outcome = _take_changed(TALK, memory, False, at(0, [{"type": "text", "text": "Other"}]))
     assert spoken(outcome[1]) == [{"role": "user", "content": "Other"}] and is_asked(outcome)
@@ -82,6 +108,14 @@ def test_saved_and_opened_it_is_the_same_under_another_name(memory):
     talk, opened, system, tools, _ = _on_open("en", path, memory, False)
     assert (talk, system, tools, said) == (TALK, "Be brief.", "", "")
     assert opened != memory and read_talk(opened["name"]).messages == TURNS
+
+
+def test_a_turn_of_a_tool_stays_one(memory, tmp_path):
+    turns = [TURNS[0], {"role": "assistant", "content": "<tool_call>"}, {"role": "tool", "content": "7"}, TURNS[3]]
+    (tmp_path / "talk.json").write_text(json.dumps({"messages": turns}))
+    talk, opened, *_ = _on_open("en", str(tmp_path / "talk.json"), memory, False)
+    path, _ = _on_save("en", Chatbot().postprocess(talk).model_dump(), "", "")
+    assert json.loads(Path(path).read_text())[0]["messages"] == turns == read_talk(opened["name"]).messages
 
 
 def test_who_returns_sees_what_is_kept(memory):
