@@ -48,7 +48,7 @@ def _write(path: Path, prompts: list[Messages], found: list[Said]) -> None:
         {
             "messages": prompts[said.number], "side": said.side, "answer": said.answer,
             "finish_reason": said.last.finish_reason, "tokens": said.last.tokens, "seconds": said.last.seconds,
-            "prompt_tokens": said.last.prompt_tokens,
+            "prompt_tokens": said.last.prompt_tokens, "seed": said.seed,
         }
         for said in sorted(found, key=lambda said: said.number)
     ]  # fmt: skip

@@ -23,12 +23,13 @@ Messages = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Said:
-    """One answer of one side. Args: number: of the prompt, from 0."""
+    """One answer of one side. Args: number: of the prompt, from 0; seed: with which it was sampled."""
 
     number: int
     side: str
     answer: str
     last: Piece
+    seed: int
 
 
 def read_prompts(path: Path) -> list[Messages]:
@@ -114,4 +115,10 @@ def _ask_one(folder: Folder, prompts: list[Messages], side: Side | None, samplin
     for number, messages in enumerate(prompts):
         switched = None if side is None else side.adapter or BASE
         pieces = list(answer(folder, messages, side=switched, **sampling))
-        yield Said(number, side.name if side else "", "".join(piece.text for piece in pieces), pieces[-1])
+        yield Said(
+            number,
+            side.name if side else "",
+            "".join(piece.text for piece in pieces),
+            pieces[-1],
+            sampling["sampling_seed"],
+        )

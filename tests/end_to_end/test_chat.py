@@ -423,7 +423,7 @@ def test_a_list_of_prompts_is_put_to_several_checkpoints(workplace, tiny_model, 
 
     Path("list.txt").write_text("Hi\nWhat is a lathe?\n")
     command = [sys.executable, str(PROJECT / "app.py"), "chat", "--model_name_or_path", str(tiny_model)]
-    options = ["--prompts", "list.txt", "--answers", "said.jsonl", "--max_new_tokens", "6", "--sampling_seed", "3"]
+    options = ["--prompts", "list.txt", "--answers", "said.jsonl", "--max_new_tokens", "6"]
     done = subprocess.run(
         [*command, "--compare", BASE, *two_adapters, *options], capture_output=True, text=True, timeout=LOAD_S
     )
@@ -435,7 +435,8 @@ def test_a_list_of_prompts_is_put_to_several_checkpoints(workplace, tiny_model, 
     assert len({row["answer"] for row in rows[:3]}) == 3
     assert all(row["answer"].split()[0] in done.stdout for row in rows if row["answer"].split())
     alone = subprocess.run(
-        [*command, "--adapter_name_or_path", two_adapters[1], *options[4:], "--prompt", "Hi"],
+        [*command, "--adapter_name_or_path", two_adapters[1], *options[4:], "--sampling_seed", str(rows[2]["seed"]),
+         "--prompt", "Hi"],
         capture_output=True, text=True, timeout=LOAD_S,
     )  # fmt: skip
     assert alone.stdout.strip() == rows[2]["answer"].strip()
