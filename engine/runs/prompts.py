@@ -115,10 +115,5 @@ def _ask_one(folder: Folder, prompts: list[Messages], side: Side | None, samplin
     for number, messages in enumerate(prompts):
         switched = None if side is None else side.adapter or BASE
         pieces = list(answer(folder, messages, side=switched, **sampling))
-        yield Said(
-            number,
-            side.name if side else "",
-            "".join(piece.text for piece in pieces),
-            pieces[-1],
-            sampling["sampling_seed"],
-        )
+        text, seed = "".join(piece.text for piece in pieces), sampling["sampling_seed"]
+        yield Said(number, side.name if side else "", text, pieces[-1], seed)
