@@ -29,7 +29,7 @@ from engine.runs.progress import watch
 from engine.runs.read import read_job
 from engine.runs.record import Recorder, StopRequested
 from engine.runs.summary import summary
-from engine.work.imports import lean_imports
+from engine.work.imports import lean_imports, uncollected
 from engine.work.run_card import write_card
 from engine.work.shortage import is_shortage, shortage
 from engine.work.veil import hidden, secrets_here, veil_output
@@ -111,9 +111,7 @@ def _do(job: Options, recorder: Recorder) -> dict[str, Any]:
 
 def _work(kind: str) -> ModuleType:
     """The module that does the jobs of a kind."""
-    if kind in LATE:
-        return importlib.import_module(WORK[kind])
-    with lean_imports(is_alone=kind not in OF_SEVERAL):
+    with uncollected() if kind in LATE else lean_imports(is_alone=kind not in OF_SEVERAL):
         return importlib.import_module(WORK[kind])
 
 

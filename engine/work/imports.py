@@ -21,20 +21,25 @@ def lean_imports(is_alone: bool = True) -> Iterator[None]:
 
     Args:
         is_alone: this process will never be one of several that do one job.
-
-    Meanwhile nobody looks for garbage: what modules are made of stays, and to go through all of it again and again
-    takes a fifth of the time. It is not gone through later on either.
     """
     if "transformers" in sys.modules:
         yield
         return
-    gc.disable()
-    try:
+    with uncollected():
         compiler_later()
         if is_alone:
             without_groups()
         with without_bitsandbytes(), _models_listed_once():
             yield
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """For imports of much: nobody looks for garbage meanwhile. What modules are made of stays, and to go through all
+    of it again and again takes a fifth of the time. It is not gone through later on either."""
+    gc.disable()
+    try:
+        yield
     finally:
         gc.freeze()
         gc.enable()
