@@ -6,6 +6,8 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.catalog.modelfile import Modelfile, modelfile_of, parse_modelfile, suggested_name
+from engine.catalog.rendering import Renderer
+from engine.catalog.templates import find_template, template_names
 from engine.errors import UserError
 from engine.options.rules_served import is_ollama_name, whole_name
 from engine.work.modelfile import Pieces, find_pieces, go_template, modelfile, stop_words
@@ -101,6 +103,27 @@ def test_go_renders_what_jinja_renders(name, with_system, turns):
     if not with_system and pieces.default_system:  # Ollama takes it from the SYSTEM line
         messages = [{"role": "system", "content": pieces.default_system}, *messages]
     assert run_go(go_template(pieces), messages) == wanted
+
+
+@pytest.mark.parametrize("adds_bos", [False, True], ids=["", "llama.cpp adds the beginning"])
+@pytest.mark.parametrize("name", template_names())
+def test_every_template_that_has_a_name_is_expressed(name, adds_bos):
+    renderer = Renderer(find_template(name).chat_template, {"bos_token": "<s>", "eos_token": "</s>"})
+    pieces = find_pieces(lambda messages, wants: renderer.render(messages, wants), "<s>", adds_bos)
+    go = go_template(pieces)
+    for system in ([], [SYSTEM], [{"role": "system", "content": ""}]):
+        for turns in (TURNS[:1], TURNS):
+            wanted = renderer.render([*system, *turns], add_generation_prompt=True)
+            default = [] if system or not pieces.default_system else [{**SYSTEM, "content": pieces.default_system}]
+            assert run_go(go, [*default, *system, *turns]) == wanted.removeprefix("<s>" if adds_bos else "")
+
+
+def test_a_system_text_that_changes_later_turns_is_left_to_ollama():
+    def render(messages, wants):
+        has_system = messages[0]["role"] == "system"
+        return "".join(f"<{m['role']}{' !' * has_system}>{m['content']}\n" for m in messages) + "<assistant>" * wants
+
+    assert find_pieces(render) is None
 
 
 def test_an_answer_that_was_begun_is_left_open():
