@@ -86,7 +86,7 @@ def modelfile_from_gguf(path: Path, recorder) -> Modelfile:
     }
     render = _rendering(Renderer(said("chat_template"), marks))
     bos, eos = marks.get("bos_token", ""), marks.get("eos_token", "")
-    pieces = find_pieces(render, bos, bool(said("ggml.add_bos_token"))) if said("chat_template") else None
+    pieces = find_pieces(render, bos, bool(said("ggml.add_bos_token")), eos) if said("chat_template") else None
     if pieces is None:
         recorder.warn("gguf.template_not_expressed")
     special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == gguf.TokenType.CONTROL]
@@ -150,7 +150,7 @@ def tokenizer_pieces(tokenizer) -> Pieces | None:
     render = _rendering(Renderer(tokenizer.chat_template, dict(tokenizer.special_tokens_map)))
     ids, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     adds_bos = ids != bare and ids[0] == tokenizer.bos_token_id
-    return find_pieces(render, tokenizer.bos_token or "", adds_bos)
+    return find_pieces(render, tokenizer.bos_token or "", adds_bos, tokenizer.eos_token or "")
 
 
 def _rendering(renderer: Renderer) -> Render:
@@ -163,7 +163,7 @@ def _rendering(renderer: Renderer) -> Render:
     return render
 
 
-def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces | None:
+def find_pieces(render: Render, bos: str = "", adds_bos: bool = False, eos: str = "") -> Pieces | None:
     """Take a chat template apart by what it renders; None when it rewrites or drops what it is given."""
     said = [{"role": "user", "content": "USERONE"}, {"role": "assistant", "content": "ANSWERONE"},
             {"role": "user", "content": "USERTWO"}]  # fmt: skip
@@ -171,6 +171,8 @@ def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces
         before, between, after, last = _around(render(said, True), "USERONE", "ANSWERONE", "USERTWO")
         user_right = _around(render(said[:1], False), "USERONE")[1]
         assistant_right = _around(render(said[:2], False), "USERONE", "ANSWERONE")[2]
+        if not between.startswith(user_right):  # Phi-3 ends a conversation, not a turn, with it
+            user_right, assistant_right = user_right.removesuffix(eos), assistant_right.removesuffix(eos)
         user_left = _without(after, start=assistant_right)
         assistant_left, answer = _without(between, start=user_right), _without(last, start=user_right)
     except (ValueError, TemplateError):

@@ -51,6 +51,10 @@ ALPACA = (
     "{% else %}{{ '### Response:\n' + m['content'] + '\n\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
+PHI3 = (  # the end token ends the conversation, not a turn
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
+)
 TEMPLATES = {
     "chatml": CHATML,
     "llama3": LLAMA3,
@@ -58,9 +62,10 @@ TEMPLATES = {
     "gemma": GEMMA,
     "mistral": MISTRAL,
     "alpaca": ALPACA,
+    "phi3": PHI3,
 }
 BOS = {"chatml": "<|im_start|>", "llama3": "<|begin_of_text|>", "llama3.1": "<|begin_of_text|>", "gemma": "<bos>",
-       "mistral": "<s>", "alpaca": ""}  # fmt: skip
+       "mistral": "<s>", "alpaca": "", "phi3": "<s>"}  # fmt: skip
 ADDS_BOS = {"llama3", "llama3.1", "gemma", "mistral"}
 
 TURNS = [
@@ -90,7 +95,7 @@ def jinja(name: str):
 @pytest.mark.parametrize("turns", [1, 3])
 def test_go_renders_what_jinja_renders(name, with_system, turns):
     render = jinja(name)
-    pieces = find_pieces(render, BOS[name], name in ADDS_BOS)
+    pieces = find_pieces(render, BOS[name], name in ADDS_BOS, "<|endoftext|>")
     assert pieces is not None
     messages = ([SYSTEM] if with_system else []) + TURNS[:turns]
     if name == "gemma" and with_system:
@@ -150,6 +155,8 @@ def test_stop_words():
     assert stop_words(chatml, special, "<|im_end|>") == ["<|im_end|>", "<|im_start|>"]
     alpaca = find_pieces(jinja("alpaca"))
     assert stop_words(alpaca, ["</s>"], "</s>") == ["</s>", "### Instruction:"]
+    phi3 = find_pieces(jinja("phi3"), BOS["phi3"], eos="<|endoftext|>")
+    assert stop_words(phi3, ["<|end|>", "<|user|>"], "<|endoftext|>") == ["<|endoftext|>", "<|end|>", "<|user|>"]
 
 
 def test_braces_of_a_template_are_not_taken_for_go():
