@@ -174,6 +174,7 @@ def test_a_modelfile_says_the_same_when_it_is_read():
         Modelfile("./a.gguf", "{{ .Messages }}\n", 'Be "brief"\n\nand kind.', {"stop": ["<|im_end|>", "\n\n", 'a "b"'],
                                                                               "temperature": 0.2, "top_k": 40}),
         Modelfile("./a b.gguf"),
+        Modelfile("./a.gguf", "Q: \nA: ", " one \n two "),  # spaces before a line's end too
         Modelfile("llama3", ' two  spaces "quoted" ', "", {"stop": ['"']}),
     ):  # fmt: skip
         assert parse_modelfile(said.text) == said
@@ -193,19 +194,21 @@ parameter stop ### Instruction:
 PARAMETER stop "
 "
 PARAMETER temperature 0.2
-LICENSE \"\"\"Free,
-as in air\"\"\"
 """
-    assert parse_modelfile(text, other=("LICENSE",)) == Modelfile(
+    licence = 'LICENSE """Free,\nas in air"""\n'
+    assert parse_modelfile(text) == Modelfile(
         "/root/.ollama/models/blobs/sha256-0a", "{{ .System }}\n{{ .Prompt }}", "You are brief.",
         {"stop": ["### Instruction:", "\n"], "temperature": 0.2},
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
-        parse_modelfile(text)
+        parse_modelfile(text + licence)
     assert caught.value.key == "ollama.modelfile_line" and caught.value.facts["line"] == 13
     with pytest.raises(UserError) as caught:
         parse_modelfile('FROM x\nSYSTEM """no end\nPARAMETER top_k 4\n')
     assert caught.value.key == "ollama.modelfile_open" and caught.value.facts["line"] == 2
+    with pytest.raises(UserError) as caught:
+        parse_modelfile("FROM x\nPARAMETER\n")
+    assert caught.value.key == "ollama.modelfile_line" and caught.value.facts["line"] == 2
 
 
 def test_the_modelfile_beside_a_file_is_its_own(tmp_path):
