@@ -8,7 +8,11 @@ import re
 def run_go(template: str, messages: list[dict[str, str]]) -> str:
     """Run a Go template as Ollama does: ``.Messages`` are the turns, ``.System`` the text of the system turns."""
     tokens = re.split(r"""(\{\{(?:[^"}]|"[^"]*")*\}\})""", template)
-    data = {"Messages": messages, "System": "\n\n".join(m["content"] for m in messages if m["role"] == "system")}
+    data = {
+        "Tools": [],
+        "Messages": messages,
+        "System": "\n\n".join(m["content"] for m in messages if m["role"] == "system"),
+    }
     text, end = _run(tokens, 0, data, data, {})
     assert end == len(tokens), "an {{ end }} too many"
     return text

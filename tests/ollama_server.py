@@ -23,7 +23,7 @@ NUMBERS = {
     "num_predict": int, "num_ctx": int,
 }  # fmt: skip
 CREATE = {"model", "stream", "files", "template", "system", "parameters"}
-CHAT = {"model", "messages", "options", "stream", "tools"}
+CHAT = {"model", "messages", "options", "stream", "tools", "think"}
 
 
 class Wrong(Exception):
@@ -163,8 +163,10 @@ class OllamaServer:
         _check_numbers(options)
         messages = said.get("messages", [])
         if any(set(each) - {"role", "content"} or each["role"] not in ("system", "user", "assistant")
-               for each in messages) or said.get("tools"):  # fmt: skip
+               for each in messages):  # fmt: skip
             raise Wrong(400, f"messages: {messages}")
+        if said.get("tools") and ".Tools" not in model["template"]:
+            raise Wrong(400, f"{said['model']} does not support tools", is_expected=True)
         start = {"model": said["model"], "created_at": "2025-06-01T10:00:00Z"}
         if not messages:
             yield {**start, "message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "load"}

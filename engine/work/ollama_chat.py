@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import threading
 import time
@@ -10,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from engine.catalog.ollama import connected, ollama_host, telling
-from engine.catalog.rendering import with_system
+from engine.catalog.rendering import tools_of, with_system
 from engine.errors import UserError
 from engine.options.jobs import ChatJob
 from engine.runs.chat import Piece
@@ -58,25 +59,29 @@ class OllamaChat:
             seconds = round(time.monotonic() - started, 3)
             return Piece(text, reason is not None, reason, count, seconds, prompt_tokens)
 
+        spoken = _Spoken()
         with closing(_Answer(self._replies(messages, job))) as answer:
             while not is_stopped():
                 part = answer.next()
                 if part is None:
                     continue
+                text = spoken.add(part.message)
                 if part.done:
                     count, prompt_tokens = part.eval_count or count, part.prompt_eval_count or 0
-                    yield piece(part.message.content or "", "length" if part.done_reason == "length" else "stop")
+                    yield piece(text, "length" if part.done_reason == "length" else "stop")
                     return
-                if part.message.content:
+                if text:
                     count += 1
-                    yield piece(part.message.content)
+                    yield piece(text)
         yield piece("", "stopped")
 
     def _replies(self, messages: list[dict[str, Any]], job: ChatJob) -> Iterator[Any]:
         with telling(self._name):
             yield from self._client.chat(
-                self._name, with_system(messages, job), options=ollama_options(job, self.context_length), stream=True
-            )
+                self._name, with_system(messages, job), options=ollama_options(job, self.context_length), stream=True,
+                tools=tools_of(job),
+                think=job.enable_thinking,
+            )  # fmt: skip
 
 
 def ollama_options(job: ChatJob, context_length: int) -> dict[str, Any]:
@@ -87,6 +92,27 @@ def ollama_options(job: ChatJob, context_length: int) -> dict[str, Any]:
         "repeat_penalty": job.repetition_penalty, "num_predict": job.max_new_tokens, "num_ctx": context_length,
     }  # fmt: skip
     return options if job.sampling_seed is None else {**options, "seed": job.sampling_seed}
+
+
+class _Spoken:
+    """The text of an answer whose thought and calls Ollama sends apart: as a model without Ollama writes them."""
+
+    def __init__(self) -> None:
+        self._is_thinking = False
+
+    def add(self, message: Any) -> str:
+        text = ""
+        if message.thinking:
+            text += message.thinking if self._is_thinking else f"<think>\n{message.thinking}"
+            self._is_thinking = True
+        if self._is_thinking and (message.content or message.tool_calls):
+            text += "\n</think>\n\n"
+            self._is_thinking = False
+        text += message.content or ""
+        for call in message.tool_calls or ():
+            said = {"name": call.function.name, "arguments": dict(call.function.arguments)}
+            text += f"<tool_call>\n{json.dumps(said, ensure_ascii=False)}\n</tool_call>\n"
+        return text
 
 
 class _Answer:

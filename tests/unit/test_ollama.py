@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 
 import pytest
 
 from engine.catalog.modelfile import Modelfile
 from engine.catalog.ollama import look, ollama_host, remove
+from engine.catalog.reasoning import parted
 from engine.errors import Refused, UserError
 from engine.options.command import parse
 from engine.options.jobs import ChatJob, OllamaJob
@@ -212,6 +214,38 @@ def test_a_silent_server_is_left_at_once_and_a_broken_answer_is_told(server, ggu
         list(model.pieces(said, job))
     assert caught.value.key == "ollama.cut_off"
     assert server.prompts[-1].startswith('<|system|>Say "yes"\nor "no".\n<|user|>Well?\n')
+
+
+def test_a_thought_and_calls_are_not_lost(server, gguf, recorder, monkeypatch):
+    create(gguf, recorder)
+    server.models["me/Mine:latest"]["template"] = "{{ if .Tools }}{{ end }}" + TEMPLATE
+    call = {"function": {"name": "weather", "arguments": {"city": "Köln"}}}
+
+    def answers(path, prompt, options):
+        for said in (
+            {"thinking": "Well"},
+            {"thinking": "."},
+            {"content": "I"},
+            {"content": " ask."},
+            {"tool_calls": [call]},
+        ):
+            yield {"message": {"role": "assistant", "content": "", **said}, "done": False}
+        yield {"message": {"role": "assistant", "content": ""}, "done": True, "done_reason": "stop", "eval_count": 9}
+
+    monkeypatch.setattr(server, "_generate", answers)
+    function = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
+    job = ChatJob(ollama="me/Mine", tools=json.dumps([function]), enable_thinking=True)
+    pieces = list(OllamaChat(job).pieces([{"role": "user", "content": "Rain?"}], job))
+    thought, answer, _ = parted("".join(piece.text for piece in pieces))
+    assert thought == "Well."
+    assert answer == 'I ask.<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>\n'
+    sent = server.asked[-1][2]
+    assert sent["think"] is True and [each["function"]["name"] for each in sent["tools"]] == ["weather"]
+    server.models["me/Mine:latest"]["template"] = TEMPLATE
+    with pytest.raises(UserError, match="does not support tools"):
+        list(OllamaChat(job).pieces([{"role": "user", "content": "Rain?"}], job))
+    list(OllamaChat(plain := ChatJob(ollama="me/Mine")).pieces([{"role": "user", "content": "Rain?"}], plain))
+    assert not server.asked[-1][2].get("tools") and "think" not in server.asked[-1][2]
 
 
 def test_the_job_says_where_its_run_lies(workplace):
