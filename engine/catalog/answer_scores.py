@@ -25,11 +25,11 @@ class Hits(NamedTuple):
 
     @property
     def precision(self) -> float:
-        return self.hits / self.found if self.found else 0.0
+        return self.hits / self.found if self.found else float(not self.wanted)
 
     @property
     def recall(self) -> float:
-        return self.hits / self.wanted if self.wanted else 0.0
+        return self.hits / self.wanted if self.wanted else float(not self.found)
 
     @property
     def f1(self) -> float:
@@ -53,8 +53,9 @@ def is_same(predicted: str, label: str) -> bool:
 
 
 def token_f1(predicted: str, label: str) -> float:
-    """How many tokens both share, each as often as both have it (SQuAD's F1)."""
-    return shared(tokens(predicted), tokens(label)).f1
+    """How many tokens both share, each as often as both have it (SQuAD's F1); of two without any: the same text?"""
+    hits = shared(tokens(predicted), tokens(label))
+    return hits.f1 if hits.found or hits.wanted else float(is_same(predicted, label))
 
 
 def shared(found: Iterable[Any], wanted: Iterable[Any]) -> Hits:
@@ -64,9 +65,9 @@ def shared(found: Iterable[Any], wanted: Iterable[Any]) -> Hits:
 
 
 def json_of(text: str) -> dict | list | None:
-    """The JSON object or list that a text is, as a whole; None where it is none."""
+    """The JSON object or list that a text is, as a whole; None where it is none. 1.0 is read as the number it is, 1."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_float=_number, parse_constant=_refuse)
     except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict | list) else None
@@ -80,7 +81,10 @@ def item_hits(predicted: Any, label: dict | list) -> Hits:
 def triples(text: str) -> set[tuple[str, str, str]] | None:
     """The (subject, predicate, object) of a JSON list of facts; None where the text is no such list."""
     try:
-        return {(fact["subject"], fact["predicate"], fact["object"]) for fact in json.loads(text)}
+        facts = json.loads(text)
+        if not isinstance(facts, list):
+            return None
+        return {(fact["subject"], fact["predicate"], fact["object"]) for fact in facts}
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
@@ -116,14 +120,24 @@ def _items(content: Any) -> Iterator[str]:
         yield json.dumps(each, sort_keys=True, ensure_ascii=False)
 
 
-def _leaves(content: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")  # Python's reader takes NaN and Infinity
+
+
+def _leaves(content: Any, path: tuple[str | None, ...] = ()) -> Iterator[tuple[tuple[str | None, ...], str]]:
+    """Each value as JSON, and the names that lead to it; None is any place in a list."""
     if content is None and not path:
         return
     if isinstance(content, dict) and content:
         for name, value in content.items():
-            yield from _leaves(value, f"{path}.{name}")
+            yield from _leaves(value, (*path, name))
     elif isinstance(content, list) and content:
         for value in content:
-            yield from _leaves(value, f"{path}[]")
+            yield from _leaves(value, (*path, None))
     elif path or content not in ({}, []):
         yield path, json.dumps(content, ensure_ascii=False)

@@ -91,18 +91,19 @@ def read_task(task_dir: Path, task: str, most: int | None = None) -> list[Subjec
         found = _subject_and_split(PurePosixPath(place[1] or place[0].as_posix()))
         if found:
             files.setdefault(found[1], {})[found[0]] = place
-    if asked not in files:
-        raise UserError("eval.task_split_missing", task=task, path=folder, split=asked)
     mapping = _mapping(folder / "mapping.json")
-    return [
+    subjects = [
         Subject(
             key, mapping.get(key, {}).get("name", key.replace("_", " ")),
             mapping.get(key, {}).get("category", NO_CATEGORY),
             tuple(_questions(place))[:most],
             tuple(_questions(files[solved][key])) if key in files.get(solved, {}) else (),
         )
-        for key, place in sorted(files[asked].items())
+        for key, place in sorted(files.get(asked, {}).items())
     ]  # fmt: skip
+    if not any(subject.questions for subject in subjects):
+        raise UserError("eval.task_split_missing", task=task, path=folder, split=asked)
+    return [subject for subject in subjects if subject.questions]
 
 
 def _csv_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
@@ -111,8 +112,12 @@ def _csv_files(folder: Path) -> Iterator[tuple[Path, str | None]]:
         if path.suffix == ".csv":
             yield path, None
         elif path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                yield from ((path, name) for name in sorted(archive.namelist()) if name.endswith(".csv"))
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    names = sorted(archive.namelist())
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError("file_unreadable", path=path, detail=error) from error
+            yield from ((path, name) for name in names if name.endswith(".csv"))
 
 
 def _subject_and_split(path: PurePosixPath) -> tuple[str, str] | None:
@@ -138,20 +143,22 @@ def _questions(place: tuple[Path, str | None]) -> Iterator[Question]:
     head = [cell.strip().lower() for cell in rows[0]] if rows else []
     if {"question", "a", "b"} <= set(head):  # MMLU's own files have no head, C-Eval's and CMMLU's have one
         at, rows = [head.index(name) if name in head else None for name in COLUMNS], rows[1:]
+        has_four = None not in at and "e" not in head
     else:
-        at = list(range(len(COLUMNS)))
+        at, has_four = list(range(len(COLUMNS))), True
     for number, row in enumerate(rows, start=1):
         cells = [row[index] if index is not None and index < len(row) else "" for index in at]
         answer = cells[-1].strip().upper()
-        if answer not in LETTERS or not cells[0].strip():
+        if not has_four or answer not in LETTERS or not cells[0].strip():
             raise UserError("eval.task_row", path=label, row=number)
         yield Question(number, cells[0], tuple(cells[1:-1]), answer)
 
 
 def _mapping(path: Path) -> dict[str, dict[str, str]]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {key: dict(said) for key, said in content.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError("file_unreadable", path=path, detail=error) from error

@@ -50,15 +50,14 @@ def read_modelfile(path: Path) -> Modelfile:
         raise UserError("ollama.modelfile_unreadable", path=path, detail=error) from error
 
 
-def parse_modelfile(text: str, path: Path | str = "Modelfile", other: tuple[str, ...] = ()) -> Modelfile:
+def parse_modelfile(text: str, path: Path | str = "Modelfile") -> Modelfile:
     """What the text of a Modelfile says.
 
     Args:
         path: named in an error.
-        other: further instructions that may stand there and are passed over.
 
     Raises:
-        UserError: a line is none of FROM, TEMPLATE, SYSTEM, PARAMETER and ``other``, or a quotation has no end.
+        UserError: a line is none of FROM, TEMPLATE, SYSTEM and PARAMETER, or a quotation has no end.
 
     Source: ``parser/parser.go`` of Ollama. A value in quotes ends with the first line that ends in such quotes.
     """
@@ -83,10 +82,10 @@ def parse_modelfile(text: str, path: Path | str = "Modelfile", other: tuple[str,
         if name == "stop":
             parameters.setdefault("stop", []).append(unquoted)
         elif name:
-            parameters[name] = _number(unquoted)
+            parameters[name] = parameter_value(unquoted)
         elif instruction in ("FROM", "TEMPLATE", "SYSTEM"):
             said[instruction] = unquoted
-        elif instruction not in other:
+        else:
             raise UserError("ollama.modelfile_line", path=path, line=number, word=word)
     return Modelfile(said.get("FROM", ""), said.get("TEMPLATE"), said.get("SYSTEM", ""), parameters)
 
@@ -112,8 +111,8 @@ def suggested_name(gguf: str | Path) -> str:
 
 
 def _first_word(text: str) -> tuple[str, str]:
-    word, *rest = text.strip().split(maxsplit=1)
-    return word, rest[0] if rest else ""
+    word, rest, *_ = (*text.split(maxsplit=1), "", "")
+    return word, rest
 
 
 def _quoted(value: Any) -> str:
@@ -133,7 +132,8 @@ def _unquoted(text: str) -> str | None:
     return text
 
 
-def _number(text: str) -> Any:
+def parameter_value(text: str) -> Any:
+    """A parameter's value as JSON has it: a number, true or false, else the text."""
     for kind in (int, float):
         try:
             return kind(text)

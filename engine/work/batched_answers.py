@@ -28,12 +28,19 @@ def answer_all(
         tests/conformance/test_evaluate.py.
     """
     device = next(model.parameters()).device
-    ids, mask = left_padded(prompts, tokenizer.pad_token_id)
     limits = [min(sampling.max_new_tokens, room - len(prompt)) for prompt in prompts]
+    if len(set(limits)) > 1:  # apart, for who is written on past its room may have no more positions, as in GPT-2
+        given = (tokenizer, sampling, end_ids, room, seed, is_stopped)
+        found = {}
+        for limit in sorted(set(limits)):
+            alike = [at for at, each in enumerate(limits) if each == limit]
+            found |= zip(alike, answer_all(model, [prompts[at] for at in alike], *given), strict=True)
+        return [found[at] for at in range(len(prompts))]
+    ids, mask = left_padded(prompts, tokenizer.pad_token_id)
     is_sampled = sampling.do_sample and sampling.temperature > 0
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     config = GenerationConfig(
-        do_sample=is_sampled, max_new_tokens=max(limits), repetition_penalty=sampling.repetition_penalty,
+        do_sample=is_sampled, max_new_tokens=limits[0], repetition_penalty=sampling.repetition_penalty,
         eos_token_id=sorted(end_ids), pad_token_id=tokenizer.pad_token_id, use_cache=True,
         **(drawn if is_sampled else {}),
     )  # fmt: skip
@@ -46,7 +53,7 @@ def answer_all(
             stopping_criteria=StoppingCriteriaList([_Stopped(is_stopped)]),
         )  # fmt: skip
     answers = written[:, ids.shape[1] :].tolist()
-    return [_until_end(answer, end_ids, limit) for answer, limit in zip(answers, limits, strict=True)]
+    return [_until_end(answer, end_ids) for answer in answers]
 
 
 def letter_logps(
@@ -74,9 +81,8 @@ def left_padded(prompts: Sequence[list[int]], pad_token_id: int) -> tuple[torch.
     return ids, mask
 
 
-def _until_end(answer: list[int], end_ids: frozenset[int], limit: int) -> list[int]:
-    end = next((at for at, token in enumerate(answer) if token in end_ids), len(answer))
-    return answer[: min(end, limit)]
+def _until_end(answer: list[int], end_ids: frozenset[int]) -> list[int]:
+    return answer[: next((at for at, token in enumerate(answer) if token in end_ids), len(answer))]
 
 
 class _Stopped(StoppingCriteria):

@@ -44,11 +44,12 @@ def row_scores(predict: str, label: str, job: EvalJob) -> dict[str, float]:
         found["token_f1"] = 100 * token_f1(predict, label)
     if "json" in chosen and (wanted := json_of(label)) is not None:
         written = json_of(predict)
-        found["json_valid"] = 100.0 * (written is not None)
-        found["json_item_f1"] = 100 * item_hits(written, wanted).f1
-        found["json_field_f1"] = 100 * field_hits(written, wanted).f1
+        full = 100.0 * (written is not None)  # where nothing is wanted, what is no JSON is wrong all the same
+        found["json_valid"] = full
+        found["json_item_f1"] = full * item_hits(written, wanted).f1
+        found["json_field_f1"] = full * field_hits(written, wanted).f1
         if (facts := triples(label)) is not None:
-            found["json_triple_f1"] = 100 * triple_hits(predict, facts).f1
+            found["json_triple_f1"] = full * triple_hits(predict, facts).f1
     if job.answer_pattern:
         found["pattern_match"] = 100.0 * pattern_agrees(job.answer_pattern, predict, label)
     return {name: round(value, 4) for name, value in found.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Pieces:
         answer: what a prompt ends with, so that an answer follows.
         without_system: in place of ``start`` and a system turn in a conversation that has none.
         default_system: the system text of a conversation that has none; "" for none.
-        system_in_user: True when the system text opens the first user turn, with ``system[1]`` after it.
+        system_in_user: True when the system text opens the first user turn, between ``system``'s two.
+        again: before every user turn but the first, where llama.cpp has put it itself.
+        drops_empty_system: True when a system turn without text is left out.
     """
 
     start: str
@@ -45,6 +47,8 @@ class Pieces:
     without_system: str = ""
     default_system: str = ""
     system_in_user: bool = False
+    again: str = ""
+    drops_empty_system: bool = False
 
 
 def write_modelfile(outfile: Path, tokenizer, folder: Path, system: str | None, recorder) -> Path:
@@ -82,7 +86,7 @@ def modelfile_from_gguf(path: Path, recorder) -> Modelfile:
     }
     render = _rendering(Renderer(said("chat_template"), marks))
     bos, eos = marks.get("bos_token", ""), marks.get("eos_token", "")
-    pieces = find_pieces(render, bos, bool(said("ggml.add_bos_token"))) if said("chat_template") else None
+    pieces = find_pieces(render, bos, bool(said("ggml.add_bos_token")), eos) if said("chat_template") else None
     if pieces is None:
         recorder.warn("gguf.template_not_expressed")
     special = [token for token, kind in zip(tokens, kinds, strict=False) if kind == gguf.TokenType.CONTROL]
@@ -113,12 +117,14 @@ def modelfile(
 def go_template(pieces: Pieces) -> str:
     """The chat template in Go's ``text/template`` syntax, as Ollama fills it: ``.Messages`` and ``.System``."""
     p = Pieces(**{name: _literal(value) for name, value in vars(pieces).items()})
-    user_left = p.user[0]
+    user_left = ("{{ if not (le $i 1) }}" + p.again + "{{ end }}" if p.again else "") + p.user[0]
     if p.system_in_user:
-        user_left += "{{ if and $.System (le $i 1) }}{{ $.System }}" + p.system[1] + "{{ end }}"
+        user_left += "{{ if and $.System (le $i 1) }}" + p.system[0] + "{{ $.System }}" + p.system[1] + "{{ end }}"
         system_turn = ""
     else:
         system_turn = p.system[0] + "{{ .Content }}" + p.system[1]
+        if p.drops_empty_system:
+            system_turn = "{{ if .Content }}" + system_turn + "{{ end }}"
     head = p.start
     if pieces.without_system and not pieces.default_system:
         head = "{{ if .System }}" + p.start + "{{ else }}" + p.without_system + "{{ end }}"
@@ -144,7 +150,7 @@ def tokenizer_pieces(tokenizer) -> Pieces | None:
     render = _rendering(Renderer(tokenizer.chat_template, dict(tokenizer.special_tokens_map)))
     ids, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
     adds_bos = ids != bare and ids[0] == tokenizer.bos_token_id
-    return find_pieces(render, tokenizer.bos_token or "", adds_bos)
+    return find_pieces(render, tokenizer.bos_token or "", adds_bos, tokenizer.eos_token or "")
 
 
 def _rendering(renderer: Renderer) -> Render:
@@ -157,7 +163,7 @@ def _rendering(renderer: Renderer) -> Render:
     return render
 
 
-def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces | None:
+def find_pieces(render: Render, bos: str = "", adds_bos: bool = False, eos: str = "") -> Pieces | None:
     """Take a chat template apart by what it renders; None when it rewrites or drops what it is given."""
     said = [{"role": "user", "content": "USERONE"}, {"role": "assistant", "content": "ANSWERONE"},
             {"role": "user", "content": "USERTWO"}]  # fmt: skip
@@ -165,24 +171,28 @@ def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces
         before, between, after, last = _around(render(said, True), "USERONE", "ANSWERONE", "USERTWO")
         user_right = _around(render(said[:1], False), "USERONE")[1]
         assistant_right = _around(render(said[:2], False), "USERONE", "ANSWERONE")[2]
+        if not between.startswith(user_right):  # Phi-3 ends a conversation, not a turn, with it
+            user_right, assistant_right = user_right.removesuffix(eos), assistant_right.removesuffix(eos)
         user_left = _without(after, start=assistant_right)
         assistant_left, answer = _without(between, start=user_right), _without(last, start=user_right)
-        alone = _without(before, end=user_left)  # start, and the default system turn if there is one
     except (ValueError, TemplateError):
         return None
     user, assistant = (user_left, user_right), (assistant_left, assistant_right)
+    marks = ("SYSTEMTEXT", "USERONE", "ANSWERONE", "USERTWO")
     try:
-        left, right, *_ = _around(
-            render([{"role": "system", "content": "SYSTEMTEXT"}, *said], True), "SYSTEMTEXT", "USERONE"
-        )
+        left, right, *rest = _around(render([{"role": "system", "content": marks[0]}, *said], True), *marks)
     except TemplateError:  # some refuse a system turn
-        left, right = before, "\n\n"
+        left, right, rest = before, "\n\n", [between, after, last]
     except ValueError:
+        return None
+    if rest != [between, after, last]:  # the system text changes later turns too
         return None
     strip = bos if adds_bos else ""
     if not right.endswith(user_left) or not user_left:
-        start = _drop(_without(left, end=user_left), strip) if left.endswith(user_left) else _drop(alone, strip)
-        return Pieces(start, ("", right), user, assistant, answer, system_in_user=True)
+        return _with_system_in_user(before, left, right, Pieces("", ("", ""), user, assistant, answer), strip)
+    if not before.endswith(user_left):
+        return None
+    alone = _without(before, end=user_left)  # start, and the default system turn if there is one
     system_right = right[: len(right) - len(user_left)]
     start = alone if left.startswith(alone) else bos if bos and _is_start(left, alone, user_left, bos) else ""
     system = (left.removeprefix(start), system_right)
@@ -192,7 +202,39 @@ def find_pieces(render: Render, bos: str = "", adds_bos: bool = False) -> Pieces
         rest = alone.removeprefix(start)
         if rest.startswith(system[0]) and rest.endswith(system[1]) and len(rest) > len(system[0]) + len(system[1]):
             default = rest[len(system[0]) : len(rest) - len(system[1])]
-    return Pieces(_drop(start, strip), system, user, assistant, answer, without_system, default)
+    try:
+        empty = _around(render([{"role": "system", "content": ""}, *said], True), *marks[1:])[0]
+    except (ValueError, TemplateError):
+        empty = ""
+    return Pieces(
+        _drop(start, strip), system, user, assistant, answer, without_system, default,
+        drops_empty_system=empty == start + user_left,
+    )  # fmt: skip
+
+
+def _with_system_in_user(before: str, left: str, right: str, pieces: Pieces, strip: str) -> Pieces | None:
+    """The pieces where the system text, or the default one, stands inside the first user turn.
+
+    Args:
+        before: what stands left of the first user turn's content without a system text.
+        left, right: what stands around the system text.
+        strip: what llama.cpp puts at the beginning itself.
+    """
+    opening, closing = pieces.user
+    at = before.rfind(opening) if before.endswith(opening) else before.find(opening)
+    start, first = before[: max(at, 0)], before[: at + len(opening)]
+    if at < 0 or not left.startswith(first):
+        return None
+    system, default = (left[len(first) :], right), ""
+    if said := before[len(first) :]:
+        if not (said.startswith(system[0]) and said.endswith(system[1]) and len(said) > len("".join(system))):
+            return None
+        default = said[len(system[0]) : len(said) - len(system[1])]
+    again = strip if strip and not start and opening.startswith(strip) else ""
+    return replace(
+        pieces, start=_drop(start, strip), system=system, user=(_drop(opening, again), closing), default_system=default,
+        system_in_user=True, again=again,
+    )  # fmt: skip
 
 
 def stop_words(pieces: Pieces, special: list[str], eos: str | None) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.catalog.modelfile import Modelfile, modelfile_of, parse_modelfile, read_modelfile
+from engine.catalog.modelfile import Modelfile, modelfile_of, parameter_value, read_modelfile
 from engine.catalog.ollama import SHORT_S, connected, look, ollama_host, telling
 from engine.errors import UserError
 from engine.options.jobs import OllamaJob
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from ollama import Client
 
 CHUNK_BYTES = 2**20
-SHOWN_TOO = ("LICENSE", "PARSER", "RENDERER", "REQUIRES", "MESSAGE", "ADAPTER", "DRAFT")
-"""What a server may tell of a model beside what it was sent."""
 
 
 def run(job: OllamaJob, recorder: Recorder) -> dict[str, Any]:
@@ -58,15 +57,28 @@ def verify(client: Client, name: str, asked: Modelfile) -> None:
     """Raises: UserError, if the server's model has not the template, system text and parameters that were sent."""
     with telling(name):
         shown = client.show(name)
-    has = parse_modelfile(shown.modelfile or "", f"ollama show {name}", other=SHOWN_TOO)
+    text = f"\n{shown.modelfile or ''}\n"
     wrong = []
     if asked.template is not None and shown.template != asked.template:
         wrong.append("TEMPLATE")
-    if asked.system and has.system != asked.system and f"SYSTEM {asked.system}\n" not in f"{shown.modelfile}\n":
+    if asked.system and not _stands_in(text, "SYSTEM", asked.system):
         wrong.append("SYSTEM")
-    wrong += [f"PARAMETER {key}" for key, value in asked.parameters.items() if has.parameters.get(key) != value]
+    wrong += [f"PARAMETER {key}" for key, value in asked.parameters.items() if not _has_parameter(text, key, value)]
     if wrong:
         raise UserError("ollama.not_as_sent", name=name, host=ollama_host(), what=", ".join(wrong))
+
+
+def _stands_in(text: str, instruction: str, value: str) -> bool:
+    """Whether a Modelfile that a server shows says so. It cannot be read: Ollama knows no escapes."""
+    return any(f"\n{instruction} {marks}{value}{marks}\n" in text for marks in ("", '"', '"""'))
+
+
+def _has_parameter(text: str, name: str, value: Any) -> bool:
+    said = re.findall(rf"^PARAMETER {re.escape(name)} (.*)$", text, re.MULTILINE)
+    if isinstance(value, int | float):  # 1.0 is shown as 1
+        return [parameter_value(each) for each in said] == [value]
+    words = value if isinstance(value, list) else [str(value)]
+    return len(said) == len(words) and all(_stands_in(text, f"PARAMETER {name}", word) for word in words)
 
 
 def _asked(job: OllamaJob, path: Path, recorder: Recorder) -> tuple[Modelfile, Path | None]:

@@ -6,17 +6,19 @@ import csv
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel  # noqa: E402
 
 from engine.options.jobs import EvalJob  # noqa: E402
 from engine.runs.folder import Folder  # noqa: E402
 from engine.runs.record import Recorder, append_line  # noqa: E402
 from engine.work import evaluate  # noqa: E402
+from engine.work.batched_answers import answer_all  # noqa: E402
 from engine.work.kept_lines import KeptLines  # noqa: E402
 
 ROWS = [
@@ -108,6 +110,21 @@ def test_answers_of_batches_are_those_of_one_at_a_time(measure, plain):
         inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
         written = model.generate(**inputs, generation_config=config)[0, inputs["input_ids"].shape[1] :]
         assert line["predict"] == tokenizer.decode(written, skip_special_tokens=True)
+
+
+@pytest.fixture
+def gpt2():
+    """Has 32 positions and not one more."""
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=64, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+
+
+def test_a_prompt_that_nearly_fills_the_room_ends_none_but_its_own_answer(gpt2):
+    prompts, sampling = [[*range(1, 31)], [1, 2, 3], [4, 5]], EvalJob(dataset="x", max_new_tokens=12)
+    given = (SimpleNamespace(pad_token_id=0), sampling, frozenset({64}), 32, 0)
+    together = answer_all(gpt2, prompts, *given)
+    assert [len(answer) for answer in together] == [2, 12, 12]
+    assert together == [answer_all(gpt2, [each], *given)[0] for each in prompts]
 
 
 def test_an_adapter_is_measured_as_peft_applies_it(measure, plain, tiny_model, tmp_path):

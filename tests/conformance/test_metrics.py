@@ -111,6 +111,32 @@ def test_scores_of_extraction():
     assert totals["json_triple_precision"] == 100 and totals["json_triple_recall"] == 50
 
 
+@pytest.mark.parametrize("label", ["[]", "{}"])
+@pytest.mark.parametrize("answer", ["There are none.", "", '[{"subject": "a"'])
+def test_what_is_no_json_is_wrong_where_nothing_is_wanted(answer, label):
+    scores = row_scores(answer, label, JOB)
+    found = {name: value for name, value in scores.items() if name.startswith("json_")}
+    assert found and set(found.values()) == {0}
+    assert row_scores(label, label, JOB)["json_field_f1"] == 100
+    assert ("json_triple_f1" in scores) == (label == "[]")  # {} is no list of facts
+
+
+def test_json_is_compared_by_its_values():
+    def field_f1(answer: str, label: str) -> float:
+        return row_scores(answer, label, JOB)["json_field_f1"]
+
+    assert field_f1('{"price": 10.0, "n": 1e2}', '{"price": 10, "n": 100}') == 100  # one number, however it is written
+    assert field_f1('{"price": "10"}', '{"price": 10}') == 0  # text is no number, true is no 1
+    assert field_f1('{"a": true}', '{"a": 1}') == 0
+    assert field_f1('{"a.b": 1}', '{"a": {"b": 1}}') == field_f1('{"a[]": 1}', '{"a": [1]}') == 0
+    assert row_scores('{"a": NaN}', '{"a": 1}', JOB)["json_valid"] == 0  # Python alone reads it
+    assert field_f1('{"a": 1e999}', '{"a": 1}') == 0
+
+
+def test_answers_without_words_share_none():
+    assert [row_scores(answer, "+", JOB)["token_f1"] for answer in ("+", "-", "")] == [100, 0, 0]
+
+
 def test_only_what_is_asked_for_is_scored_and_thoughts_are_not():
     job = EvalJob(dataset="x", metrics=("exact",), answer_pattern=r"answer is (-?\d+)")
     assert row_scores("<think>\nhm: the answer is 5\n</think>\n\nyes", "yes", job)["exact_match"] == 100

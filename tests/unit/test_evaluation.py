@@ -123,9 +123,19 @@ def test_questions_are_read_as_each_benchmark_writes_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("task", "key"),
-    [("none_test", "eval.task_missing"), ("ceval_test", "eval.task_split_missing"), ("bad_test", "eval.task_row")],
-)
+    [
+        ("none_test", "eval.task_missing"), ("ceval_test", "eval.task_split_missing"), ("bad_test", "eval.task_row"),
+        ("empty_test", "eval.task_split_missing"), ("five_test", "eval.task_row"), ("three_test", "eval.task_row"),
+        ("zip_test", "file_unreadable"), ("mapped_test", "file_unreadable"),
+    ],
+)  # fmt: skip
 def test_what_is_wrong_with_a_task_is_said(tmp_path, task, key):
+    write(tmp_path / "empty" / "test" / "x.csv", "question,A,B,C,D,answer\n")
+    write(tmp_path / "five" / "test" / "x.csv", "question,A,B,C,D,E,answer\nWhich?,1,2,3,4,5,A\n")
+    write(tmp_path / "three" / "test" / "x.csv", "question,A,B,C,answer\nWhich?,1,2,3,A\n")
+    write(tmp_path / "zip" / "zip.zip", "half of a download")
+    write(tmp_path / "mapped" / "test" / "x.csv", "Which?,1,2,3,4,A\n")
+    write(tmp_path / "mapped" / "mapping.json", '{"x": "Law"}')
     write(tmp_path / "ceval" / "val" / "logic_val.csv", HEADED)
     write(tmp_path / "bad" / "test" / "x.csv", "id,question,A,B,C,D\n0,no answer,1,2,3,4\n")
     with pytest.raises(UserError) as refused:

@@ -6,6 +6,8 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.catalog.modelfile import Modelfile, modelfile_of, parse_modelfile, suggested_name
+from engine.catalog.rendering import Renderer
+from engine.catalog.templates import find_template, template_names
 from engine.errors import UserError
 from engine.options.rules_served import is_ollama_name, whole_name
 from engine.work.modelfile import Pieces, find_pieces, go_template, modelfile, stop_words
@@ -49,6 +51,10 @@ ALPACA = (
     "{% else %}{{ '### Response:\n' + m['content'] + '\n\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
+PHI3 = (  # the end token ends the conversation, not a turn
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ '<|endoftext|>' }}{% endif %}"
+)
 TEMPLATES = {
     "chatml": CHATML,
     "llama3": LLAMA3,
@@ -56,9 +62,10 @@ TEMPLATES = {
     "gemma": GEMMA,
     "mistral": MISTRAL,
     "alpaca": ALPACA,
+    "phi3": PHI3,
 }
 BOS = {"chatml": "<|im_start|>", "llama3": "<|begin_of_text|>", "llama3.1": "<|begin_of_text|>", "gemma": "<bos>",
-       "mistral": "<s>", "alpaca": ""}  # fmt: skip
+       "mistral": "<s>", "alpaca": "", "phi3": "<s>"}  # fmt: skip
 ADDS_BOS = {"llama3", "llama3.1", "gemma", "mistral"}
 
 TURNS = [
@@ -88,7 +95,7 @@ def jinja(name: str):
 @pytest.mark.parametrize("turns", [1, 3])
 def test_go_renders_what_jinja_renders(name, with_system, turns):
     render = jinja(name)
-    pieces = find_pieces(render, BOS[name], name in ADDS_BOS)
+    pieces = find_pieces(render, BOS[name], name in ADDS_BOS, "<|endoftext|>")
     assert pieces is not None
     messages = ([SYSTEM] if with_system else []) + TURNS[:turns]
     if name == "gemma" and with_system:
@@ -101,6 +108,27 @@ def test_go_renders_what_jinja_renders(name, with_system, turns):
     if not with_system and pieces.default_system:  # Ollama takes it from the SYSTEM line
         messages = [{"role": "system", "content": pieces.default_system}, *messages]
     assert run_go(go_template(pieces), messages) == wanted
+
+
+@pytest.mark.parametrize("adds_bos", [False, True], ids=["", "llama.cpp adds the beginning"])
+@pytest.mark.parametrize("name", template_names())
+def test_every_template_that_has_a_name_is_expressed(name, adds_bos):
+    renderer = Renderer(find_template(name).chat_template, {"bos_token": "<s>", "eos_token": "</s>"})
+    pieces = find_pieces(lambda messages, wants: renderer.render(messages, wants), "<s>", adds_bos)
+    go = go_template(pieces)
+    for system in ([], [SYSTEM], [{"role": "system", "content": ""}]):
+        for turns in (TURNS[:1], TURNS):
+            wanted = renderer.render([*system, *turns], add_generation_prompt=True)
+            default = [] if system or not pieces.default_system else [{**SYSTEM, "content": pieces.default_system}]
+            assert run_go(go, [*default, *system, *turns]) == wanted.removeprefix("<s>" if adds_bos else "")
+
+
+def test_a_system_text_that_changes_later_turns_is_left_to_ollama():
+    def render(messages, wants):
+        has_system = messages[0]["role"] == "system"
+        return "".join(f"<{m['role']}{' !' * has_system}>{m['content']}\n" for m in messages) + "<assistant>" * wants
+
+    assert find_pieces(render) is None
 
 
 def test_an_answer_that_was_begun_is_left_open():
@@ -127,6 +155,8 @@ def test_stop_words():
     assert stop_words(chatml, special, "<|im_end|>") == ["<|im_end|>", "<|im_start|>"]
     alpaca = find_pieces(jinja("alpaca"))
     assert stop_words(alpaca, ["</s>"], "</s>") == ["</s>", "### Instruction:"]
+    phi3 = find_pieces(jinja("phi3"), BOS["phi3"], eos="<|endoftext|>")
+    assert stop_words(phi3, ["<|end|>", "<|user|>"], "<|endoftext|>") == ["<|endoftext|>", "<|end|>", "<|user|>"]
 
 
 def test_braces_of_a_template_are_not_taken_for_go():
@@ -144,6 +174,7 @@ def test_a_modelfile_says_the_same_when_it_is_read():
         Modelfile("./a.gguf", "{{ .Messages }}\n", 'Be "brief"\n\nand kind.', {"stop": ["<|im_end|>", "\n\n", 'a "b"'],
                                                                               "temperature": 0.2, "top_k": 40}),
         Modelfile("./a b.gguf"),
+        Modelfile("./a.gguf", "Q: \nA: ", " one \n two "),  # spaces before a line's end too
         Modelfile("llama3", ' two  spaces "quoted" ', "", {"stop": ['"']}),
     ):  # fmt: skip
         assert parse_modelfile(said.text) == said
@@ -163,19 +194,21 @@ parameter stop ### Instruction:
 PARAMETER stop "
 "
 PARAMETER temperature 0.2
-LICENSE \"\"\"Free,
-as in air\"\"\"
 """
-    assert parse_modelfile(text, other=("LICENSE",)) == Modelfile(
+    licence = 'LICENSE """Free,\nas in air"""\n'
+    assert parse_modelfile(text) == Modelfile(
         "/root/.ollama/models/blobs/sha256-0a", "{{ .System }}\n{{ .Prompt }}", "You are brief.",
         {"stop": ["### Instruction:", "\n"], "temperature": 0.2},
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
-        parse_modelfile(text)
+        parse_modelfile(text + licence)
     assert caught.value.key == "ollama.modelfile_line" and caught.value.facts["line"] == 13
     with pytest.raises(UserError) as caught:
         parse_modelfile('FROM x\nSYSTEM """no end\nPARAMETER top_k 4\n')
     assert caught.value.key == "ollama.modelfile_open" and caught.value.facts["line"] == 2
+    with pytest.raises(UserError) as caught:
+        parse_modelfile("FROM x\nPARAMETER\n")
+    assert caught.value.key == "ollama.modelfile_line" and caught.value.facts["line"] == 2
 
 
 def test_the_modelfile_beside_a_file_is_its_own(tmp_path):

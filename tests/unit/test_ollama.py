@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from engine.catalog.modelfile import Modelfile
 from engine.catalog.ollama import look, ollama_host, remove
 from engine.catalog.reasoning import parted
 from engine.errors import Refused, UserError
@@ -98,9 +99,22 @@ def test_what_is_there_is_neither_replaced_nor_sent_again(server, gguf, recorder
 
 
 @pytest.mark.parametrize(
+    "system", ['"Lathe" is your name.', '"Yes" or\nno', 'Say """yes"""', "# One\nFROM x ", " a\tb"]
+)
+def test_quotes_arrive_as_they_are_and_are_no_fault(server, gguf, recorder, system):
+    stop = ['"', 'x"y', "\n", " "]
+    text = Modelfile("./demo.gguf", TEMPLATE, system, {"stop": stop, "temperature": 1.0}).text
+    gguf.with_name("Modelfile").write_text(text)
+    create(gguf, recorder)
+    has = server.models["me/Mine:latest"]
+    assert (has["system"], has["parameters"]) == (system, {"stop": stop, "temperature": 1.0})
+
+
+@pytest.mark.parametrize(
     ("changes", "what"),
     [({"template": "{{ .Prompt }}", "parameters": {"stop": ["x"]}}, "TEMPLATE, PARAMETER stop, PARAMETER temperature, "
-      "PARAMETER top_k"), ({"system": "Say no."}, "SYSTEM")],
+      "PARAMETER top_k"), ({"system": "Say no."}, "SYSTEM"),
+     ({"parameters": {"stop": ["<|user|>", "\n", "x"], "temperature": 0.3, "top_k": 5}}, "PARAMETER stop")],
 )  # fmt: skip
 def test_another_model_than_was_sent_is_told(server, gguf, recorder, changes, what):
     server.changes = changes
@@ -230,6 +244,8 @@ def test_tools_are_shown_and_calls_and_thoughts_are_told(server, gguf, recorder,
     server.models["me/Mine:latest"]["template"] = TEMPLATE
     with pytest.raises(UserError, match="does not support tools"):
         list(model.pieces(turns[:1], job))
+    list(model.pieces(turns[:1], ChatJob(ollama="me/Mine")))
+    assert not server.asked[-1][2].get("tools") and "think" not in server.asked[-1][2]
 
 
 def test_the_job_says_where_its_run_lies(workplace):
