@@ -35,6 +35,9 @@ from engine.work.verify_merge import verify_tensors
 FLOAT32_BELOW_BYTES = 4 * GB
 """``export_dtype: auto`` writes float32 below this size: nothing is rounded, and base + adapter = merged model."""
 
+BESIDE_BELOW_BYTES = 1 * GB
+"""Below this size in float32 the weights are merged beside the imports, by one thread; else then, by all of them."""
+
 OTHER_FILES = ("generation_config.json", "*preprocessor_config.json", "processor_config.json", "*.py", "LICENSE*",
                "NOTICE*", "USE_POLICY*")  # fmt: skip
 LARGEST_COPIED_BYTES = 100_000_000
@@ -91,7 +94,7 @@ def _merged(target: Path, base: Path, adapters: list[Path], job: ExportJob, reco
             _write_weights(folder, merge, contents, job.export_size * GB, recorder)
             return verify_tensors(merge, folder, recorder)
 
-        is_small = merge.float32_bytes() < FLOAT32_BELOW_BYTES
+        is_small = merge.float32_bytes() < BESIDE_BELOW_BYTES
         with beside(written) if is_small else nullcontext(written) as finished:
             load_libraries()
             config = merged_config(base, merge, job, dtype)
