@@ -122,10 +122,7 @@ def read_adapter(folder: Path) -> Adapter:
     Raises:
         UserError: it cannot be read, is of a kind, or uses what merging does not know.
     """
-    try:
-        config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError("merge.file_broken", path=folder / ADAPTER_CONFIG, detail=error) from error
+    config = _read_config(folder)
     if config.get("peft_type") not in SUPPORTED_TYPES:
         supported = ", ".join(SUPPORTED_TYPES)
         raise UserError("merge.adapter_type", adapter=folder, type=config.get("peft_type"), supported=supported)
@@ -143,9 +140,21 @@ def read_adapter(folder: Path) -> Adapter:
 
 
 def is_reward_adapter(folder: Path) -> bool:
-    """Whether an adapter is one that stage rm has left."""
-    config = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    return config.get("task_type") == "SEQ_CLS"
+    """Whether an adapter is one that stage rm has left. Raises: UserError, if its configuration cannot be read."""
+    return _read_config(folder).get("task_type") == "SEQ_CLS"
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / ADAPTER_CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError("merge.file_broken", path=path, detail=error) from error
+    needed = ("r", "lora_alpha") if isinstance(config, dict) and config.get("peft_type") == "LORA" else ()
+    missing = ["{ }"] if not isinstance(config, dict) else [name for name in needed if name not in config]
+    if missing:
+        raise UserError("merge.file_broken", path=path, detail=f"without {', '.join(missing)}")
+    return config
 
 
 def _assign(adapter: Adapter, name: str) -> None:

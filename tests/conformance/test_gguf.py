@@ -17,8 +17,10 @@ from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder, StopRequested
-from engine.work.gguf import convert, job, making
+from engine.work.gguf import architecture, convert, job, making, material
 from engine.work.gguf import tensors as tensors_of
+from engine.work.gguf.source import read_weights
+from tests.conformance.gguf_models import tiny
 
 WHY_LLAMA = "llama-cpp-python is not installed; it is optional and built from source (requirements-llama.txt)"
 
@@ -269,6 +271,40 @@ def test_what_cannot_be_converted_is_refused(tiny_model, tmp_path, recorder, wit
     assert refused(copy) == "merge.file_broken"
     (copy / "model.safetensors").unlink()
     assert refused(copy) == "gguf.no_safetensors"
+    for index in ("{", "{}", "[]", '{"weight_map": []}'):
+        (copy / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+        assert refused(copy) == "gguf.weights_unreadable"
+
+
+def family_and_config(folder: Path) -> tuple:
+    config = architecture.read_config(folder)
+    return architecture.find_architecture(config), config
+
+
+def test_several_chat_templates_are_written_as_they_are_named(tiny_model, tmp_path, recorder, without_llama):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in tiny_model.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(copy)
+    tokenizer.chat_template = {"default": "{{ messages[0].content }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(copy)
+    make(copy, tmp_path / "m.gguf", "f32", recorder)
+    found = metadata(tmp_path / "m.gguf")
+    assert found["tokenizer.chat_template"] == "{{ messages[0].content }}"
+    assert found["tokenizer.chat_template.tool_use"] == "{{ tools }}"
+
+
+def test_an_output_layer_that_llama_cpp_has_no_place_for_is_not_lost(bundled_model, tmp_path, recorder, without_llama):
+    """Gemma 2's is always its embedding there; one that was trained by itself would be dropped without a word."""
+    model = tiny("gemma2", AutoTokenizer.from_pretrained(bundled_model), tmp_path / "m", tie_word_embeddings=False)
+    with pytest.raises(UserError) as caught:
+        material.gather(GgufJob(model_name_or_path=str(tmp_path / "m")), recorder)
+    assert caught.value.key == "gguf.tensor_unknown" and "lm_head" in caught.value.text()
+    model.lm_head.weight.data = model.get_input_embeddings().weight.data.clone()
+    model.save_pretrained(tmp_path / "m")
+    planned = tensors_of.plan(read_weights(tmp_path / "m"), *family_and_config(tmp_path / "m"))
+    assert planned and all(each.name != "output.weight" for each in planned)
 
 
 def test_float16_never_overflows_in_silence():

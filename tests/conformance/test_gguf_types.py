@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import gguf
@@ -19,7 +20,7 @@ from engine.errors import UserError
 from engine.options.jobs import GgufJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
-from engine.work.gguf import job, parity, quantize, tensors
+from engine.work.gguf import convert, job, parity, quantize, tensors
 from tests.conformance.gguf_models import tiny
 
 llama_cpp = pytest.importorskip(
@@ -65,8 +66,11 @@ def test_several_types_of_one_conversion(wide, tmp_path, recorder, monkeypatch):
         "engine.work.gguf.convert.write", lambda paths, *rest: written.append(list(paths)) or write(paths, *rest)
     )
     types = ("q8_0", "q4_k_m", "q4_0", "iq4_xs")
+    left_by_a_killed_job = tmp_path / "out" / ".m-Q8_0.gguf.tmp.speak-x"
+    left_by_a_killed_job.mkdir(parents=True)
     result = make(recorder, wide, outfile=str(tmp_path / "out" / "m.gguf"), outtype=types)
     assert written == [["q8_0", "q4_0", "f32"]], "the weights are read once"
+    assert not left_by_a_killed_job.exists()
     names = {f"m-{outtype.upper()}.gguf" for outtype in types}
     assert {path.name for path in (tmp_path / "out").glob("*.gguf")} == names
     assert [each["outtype"] for each in result["files"]] == list(types)
@@ -105,7 +109,7 @@ def test_expected_sizes_are_those_of_llama_cpp(bundled_model, wide):
 
 
 def test_a_type_that_differs_too_much_is_kept_aside(wide, tmp_path, recorder, monkeypatch):
-    strict = {**parity.tolerances(), "q4_0": {"divergence": 0.0, "perplexity_ratio": 1.0}}
+    strict = {**parity.tolerances(), "q4_0": {"divergence": 0.0, "perplexity_ratio": 1.0, "logit_difference": 0.0}}
     monkeypatch.setattr(parity, "tolerances", lambda: strict)
     with pytest.raises(UserError) as caught:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="q4_0,q8_0")
@@ -122,6 +126,36 @@ def test_wrong_weights_fail_by_their_answers(wide, tmp_path, recorder, monkeypat
     with pytest.raises(UserError) as caught:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="f16")
     assert caught.value.key == "gguf.parity_failed" and (tmp_path / "m.gguf.failed").is_file()
+
+
+@pytest.mark.parametrize("change", [np.zeros_like, np.flipud])
+def test_a_wrong_matrix_in_a_file_of_llama_cpps_is_noticed(change, wide, tmp_path, recorder, monkeypatch):
+    """A single one moves the answers less than four bits do."""
+    write = convert.write
+
+    def write_wrong(paths, planned, *rest):
+        wrong = [
+            replace(each, rows=lambda *at, rows=each.rows: change(rows(*at)))
+            if each.name == "blk.1.attn_v.weight"
+            else each
+            for each in planned
+        ]
+        write(paths, wrong, *rest)
+
+    monkeypatch.setattr(convert, "write", write_wrong)
+    with pytest.raises(UserError) as caught:
+        make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="q4_k_m")
+    assert caught.value.key == "gguf.verify_failed" and "blk.1.attn_v.weight" in caught.value.text()
+    assert not list(tmp_path.glob("m.gguf*"))
+
+
+def test_positions_that_llama_cpp_computes_otherwise_fail(tokenizer, tmp_path, recorder):
+    """It does not read YaRN's attention_factor; the divergence of a model that expects hardly anything hides that."""
+    yarn = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 512}
+    tiny("llama", tokenizer, tmp_path / "m", rope_parameters={**yarn, "attention_factor": 1.3})
+    with pytest.raises(UserError) as caught:
+        make(recorder, tmp_path / "m", outfile=str(tmp_path / "m.gguf"), outtype="f16")
+    assert caught.value.key == "gguf.parity_failed" and "logits" in caught.value.text()
 
 
 @pytest.mark.parametrize("form", ["gguf", "dat"])

@@ -324,6 +324,18 @@ def plant_pissa(folder: Path) -> None:
     _configure(folder, init_lora_weights="pissa_niter_4")
 
 
+def plant_broken_configuration(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4', encoding="utf-8")
+
+
+def plant_no_rank(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 4}', encoding="utf-8")
+
+
+def plant_list(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("[]", encoding="utf-8")
+
+
 def plant_cut_off(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
@@ -339,6 +351,9 @@ def plant_cut_off(folder: Path) -> None:
         (plant_type, "merge.adapter_type"),
         (plant_transposed, "merge.adapter_option"),
         (plant_pissa, "merge.adapter_option"),
+        (plant_broken_configuration, "merge.file_broken"),
+        (plant_no_rank, "merge.file_broken"),
+        (plant_list, "merge.file_broken"),
         (plant_cut_off, "merge.file_broken"),
         (shutil.rmtree, "adapter_missing"),
     ],

@@ -111,7 +111,8 @@ def compare(path: Path, tokenizer, spoken: list[Spoken], recorder, adapter: Path
         ``prompt_tokens_equal``: how many prompts were cut alike. Where the source was asked: ``greedy_equal``, for each
         prompt, how many of the answer's ``greedy_tokens`` the file would have chosen too; ``top_k_equal``, the mean
         share of the source's ten likeliest tokens that are among the file's; ``perplexity`` and ``perplexity_source``
-        of all tokens; ``divergence``, the mean of Kullback and Leibler's in nats; ``logit_max_difference``.
+        of all tokens; ``divergence``, the mean of Kullback and Leibler's in nats; ``logit_max_difference``;
+        ``logit_difference``, the root mean square as a share of the source's own.
 
     Raises:
         UserError: llama.cpp cannot load the file, cuts a prompt into other tokens, or computes no finite numbers.
@@ -143,6 +144,8 @@ def judge(result: dict[str, Any], outtype: str) -> str | None:
     ratio = max(result["perplexity"] / result["perplexity_source"], result["perplexity_source"] / result["perplexity"])
     if ratio > allowed["perplexity_ratio"]:
         wrong.append(f"perplexity × {ratio:.3g} > {allowed['perplexity_ratio']:g}")
+    if result["logit_difference"] > allowed["logit_difference"]:
+        wrong.append(f"logits {result['logit_difference']:.3g} > {allowed['logit_difference']:g}")
     return "; ".join(wrong) or None
 
 
@@ -155,6 +158,7 @@ def tolerances() -> dict[str, dict[str, float]]:
 
 def _compared(spoken: list[Spoken], found: list[np.ndarray]) -> dict[str, Any]:
     greedy, overlaps, divergences, source_losses, file_losses, difference = [], [], [], [], [], 0.0
+    apart = spread = 0.0
     for each, file_logits in zip(spoken, found, strict=True):
         source_logits = each.logits
         assert source_logits is not None
@@ -168,13 +172,21 @@ def _compared(spoken: list[Spoken], found: list[np.ndarray]) -> dict[str, Any]:
         source_losses += (-source_logps[at]).tolist()
         file_losses += (-file_logps[at]).tolist()
         difference = max(difference, float(np.abs(source_logits - file_logits).max()))
+        apart += _squares(file_logits - source_logits)
+        spread += _squares(source_logits)
     return {
         "greedy_tokens": GREEDY_TOKENS, "greedy_equal": greedy, "top_k": TOP_K,
         "top_k_equal": round(float(np.mean(overlaps)), 4),
         "perplexity_source": round(float(np.exp(np.mean(source_losses))), 4),
         "perplexity": round(float(np.exp(np.mean(file_losses))), 4),
         "divergence": float(f"{max(0.0, np.mean(divergences)):.3g}"), "logit_max_difference": difference,
+        "logit_difference": float(f"{np.sqrt(apart / spread):.3g}") if spread else 0.0,
     }  # fmt: skip
+
+
+def _squares(logits: np.ndarray) -> float:
+    """Sum of the squares around each place's mean, which changes no probability."""
+    return float(np.square(logits - logits.mean(-1, keepdims=True), dtype=np.float64).sum())
 
 
 def _logps(logits: np.ndarray) -> np.ndarray:

@@ -56,7 +56,10 @@ def weight_files(folder: Path) -> list[Path]:
         return [single]
     if not index.is_file():
         raise UserError("gguf.no_safetensors", path=folder)
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError("gguf.weights_unreadable", path=index, detail=repr(error)) from error
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise UserError("gguf.shards_missing", path=folder, files=", ".join(missing))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,10 @@ def speak(
         UserError: it cannot load the file.
         StopRequested: somebody asked the run to stop.
     """
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".speak-") as place:
+    prefix = f".{path.name}.speak-"
+    for left in path.parent.glob(f"{escape(prefix)}*"):  # by a job that was killed; the path is this job's own
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as place:
         asked = {"path": str(path), "adapter": adapter and str(adapter), "texts": texts, "tokens": tokens}
         request = Path(place, "asked.json")
         request.write_text(json.dumps(asked), encoding="utf-8")

@@ -83,9 +83,13 @@ def plan(weights: dict[str, Weight], family: Architecture, config: dict[str, Any
     planned = [Planned(name, each.shape, _all_of(each)) for name, each in rope_factors(config)]
     experts: dict[str, dict[int, Weight]] = {}
     for weight in weights.values():
-        if weight.name in family.ignore or weight.name.endswith(LEFT_OUT):
+        if weight.name.endswith(LEFT_OUT):
             continue
-        if weight.name == "lm_head.weight" and _is_tied(weights, config):
+        if weight.name in family.ignore:  # llama.cpp takes the embedding in its place
+            if not (config.get("tie_word_embeddings") or _is_copy(weights)):
+                raise UserError("gguf.tensor_unknown", tensor=weight.name, architecture=family.architecture)
+            continue
+        if weight.name == "lm_head.weight" and config.get("tie_word_embeddings") and _is_copy(weights):
             continue
         if match := EXPERT.match(weight.name):
             experts.setdefault(f"{match[1]}.{match[3]}", {})[int(match[2])] = weight
@@ -205,10 +209,10 @@ def _stacked(weight: Weight, match: re.Match, names, family: Architecture) -> li
     ]
 
 
-def _is_tied(weights: dict[str, Weight], config: dict[str, Any]) -> bool:
-    """True if the output layer is only a copy of the embedding: llama.cpp uses the embedding where there is none."""
+def _is_copy(weights: dict[str, Weight]) -> bool:
+    """Whether the output layer is only a copy of the embedding: llama.cpp uses the embedding where there is none."""
     head, embedding = weights.get("lm_head.weight"), weights.get("model.embed_tokens.weight")
-    if not config.get("tie_word_embeddings") or head is None or embedding is None or head.shape != embedding.shape:
+    if head is None or embedding is None or head.shape != embedding.shape:
         return False
     step = max(1, CHUNK_BYTES // 4 // head.shape[1])
     parts = [slice(at, at + step) for at in range(0, head.shape[0], step)]

@@ -53,7 +53,11 @@ def add_vocabulary(writer, tokenizer, folder: Path, vocabulary_size: int) -> Non
 
     special = gguf.SpecialVocab(folder, load_merges=not is_sentencepiece, n_vocab=vocabulary_size)
     special.add_special_token = _adds(tokenizer)
-    special.chat_template = tokenizer.chat_template
+    template = tokenizer.chat_template
+    several = isinstance(template, dict)  # one for plain talk, one for tools: the file has a key for each
+    special.chat_template = (
+        [{"name": each, "template": text} for each, text in template.items()] if several else template
+    )
     for kind in ("bos", "eos", "unk", "pad"):
         if getattr(tokenizer, f"{kind}_token_id") is not None:
             special.special_token_ids[kind] = getattr(tokenizer, f"{kind}_token_id")
