@@ -24,10 +24,13 @@ CHANGES_BASE = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Ways to initialise LoRA that subtract from the base weights, so that the adapter does not fit the base as stored."""
 
 NOT_MERGED = (
-    "alora_invocation_tokens", "arrow_config", "block_share", "coft", "fan_in_fan_out", "kasa_config",
+    "alora_invocation_tokens", "arrow_config", "block_share", "coft", "kasa_config",
     "layer_replication", "monteclora_config", "target_parameters", "use_bdlora", "use_qalora",
 )  # fmt: skip
 """Options of peft's configurations under which ``folding.py`` is not what the adapter computes."""
+
+HEADS = ("lm_head", "score")
+"""Linear layers also in models whose others are Conv1D, which peft calls ``fan_in_fan_out``."""
 
 _KINDS = (
     ("lora_a", r"\.lora_(?:A\.weight|embedding_B)$"),
@@ -53,6 +56,7 @@ class Update:
     angles: str | None = None  # of OFT's blocks
     scaling: float = 1.0
     is_embedding: bool = False  # lora_a and lora_b are then stored transposed, and called B and A
+    is_transposed: bool = False  # the base has the weight as (in, out), as Conv1D of GPT-2
 
     def names(self) -> list[str]:
         parts = (self.whole, self.rows, self.lora_a, self.lora_b, self.magnitude, self.bias,
@@ -73,11 +77,13 @@ class Adapter:
         return load(self.stored[name])
 
     def parts(self, update: Update) -> dict[str, Tensor]:
-        """The tensors of an update by role, A and B in the layout of a linear layer: (r, in) and (out, r)."""
+        """The tensors of an update by role, A and B so that their product B @ A has the weight's layout."""
         roles = ("whole", "rows", "lora_a", "lora_b", "magnitude", "bias", "angles")
         parts = {role: self.load(name) for role in roles if (name := getattr(update, role))}
         if update.is_embedding:
             parts |= {role: parts[role].T for role in ("lora_a", "lora_b") if role in parts}
+        if update.is_transposed:  # (B @ A)ᵀ = Aᵀ @ Bᵀ
+            parts |= {"lora_a": parts["lora_b"].T, "lora_b": parts["lora_a"].T}
         return parts
 
     def applied(self, weight: Tensor, update: Update) -> Tensor:
@@ -91,7 +97,7 @@ class Adapter:
         if "angles" in parts:
             return merged_weight_oft(weight, parts["angles"], self._series_terms())
         if "magnitude" in parts:
-            dim = 0 if update.is_embedding else 1
+            dim = 0 if update.is_embedding or update.is_transposed else 1
             return merged_weight_dora(weight, parts["lora_a"], parts["lora_b"], update.scaling, parts["magnitude"], dim)
         if "lora_a" in parts:
             return merged_weight(weight, parts["lora_a"], parts["lora_b"], update.scaling)
@@ -128,6 +134,8 @@ def read_adapter(folder: Path) -> Adapter:
         raise UserError("merge.adapter_type", adapter=folder, type=config.get("peft_type"), supported=supported)
     start = config.get("init_lora_weights")
     refused = [name for name in NOT_MERGED if config.get(name)]
+    if config["peft_type"] == "OFT" and config.get("fan_in_fan_out"):
+        refused.append("fan_in_fan_out")
     if isinstance(start, str) and start.startswith(CHANGES_BASE):
         refused.append("init_lora_weights")
     for name in refused:
@@ -170,6 +178,8 @@ def _assign(adapter: Adapter, name: str) -> None:
             facts["scaling"] = _scaling(adapter.config, module)
         if ".lora_embedding_" in path:
             facts["is_embedding"] = True
+        elif role in ("lora_a", "lora_b") and not module.endswith(HEADS):
+            facts["is_transposed"] = bool(adapter.config.get("fan_in_fan_out"))
         if role == "rows":
             facts["indices"] = _row_indices(adapter.config, module)
         break

@@ -128,7 +128,7 @@ def adapter_folder(name: str) -> Path:
     Raises:
         UserError: it is not there, or holds no adapter; says what lies there instead.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     missing = [file for file in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if not (folder / file).is_file()]
     if not missing:
         return folder

@@ -121,6 +121,8 @@ def _sharing(adapter: Adapter, head: str, embedding: str) -> Adapter:
 
 
 def _check(adapter: Adapter, base: dict[str, Stored], sources: dict[str, str]) -> None:
+    if any(adapter.updates[target].bias for target in adapter.updates if target not in sources):
+        raise UserError("merge.adapter_option", adapter=adapter.folder, option="lora_bias", value=True)
     unused = [name for target, update in adapter.updates.items() if target not in sources for name in update.names()]
     if unused:
         raise UserError("merge.adapter_unused", adapter=adapter.folder, count=len(unused), names=some(unused))
@@ -147,11 +149,12 @@ def _misfits(adapter: Adapter, target: str, update: Update, shape: tuple[int, ..
             return [f"{target}: {update.lora_a or update.lora_b} has no partner"]
         a, b = adapter.stored[update.lora_a].shape, adapter.stored[update.lora_b].shape
         a, b = (a[::-1], b[::-1]) if update.is_embedding else (a, b)
+        a, b = (b[::-1], a[::-1]) if update.is_transposed else (a, b)
         if not chain(shape, a, b):
             found.append(f"{target} {shape} ← A {a}, B {b}")
     if update.magnitude:
         length = math.prod(adapter.stored[update.magnitude].shape)
-        if not update.lora_a or length != shape[1 if update.is_embedding else 0]:
+        if not update.lora_a or length != shape[1 if update.is_embedding or update.is_transposed else 0]:
             found.append(f"{target} {shape} ← magnitude ({length},)")
     if update.angles:
         angles = adapter.stored[update.angles].shape

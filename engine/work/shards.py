@@ -84,14 +84,17 @@ def model_tensors(folder: Path) -> dict[str, Stored]:
     """All tensors of a model folder: of its one file, or of those that its index names.
 
     Raises:
-        UserError: no safetensors, or some of them are missing.
+        UserError: no safetensors, some of them are missing, or the index is none.
     """
     if (folder / SINGLE).is_file():
         return stored_tensors(folder / SINGLE)
     if not (folder / INDEX).is_file():
         raise UserError("merge.base_no_safetensors", path=folder)
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    files = sorted(set(index.values()))
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted(set(index.values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError("merge.file_broken", path=folder / INDEX, detail=repr(error)) from error
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise UserError("merge.base_incomplete", path=folder, missing=", ".join(missing))

@@ -13,21 +13,26 @@ from pathlib import Path
 from engine.errors import UserError
 from engine.runs.checkpoints import write_through
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
-    """A file or folder ``<target>.tmp`` to write into, renamed to ``target`` at the end; after an error it is removed.
+    """A file or folder to write into, renamed to ``target`` at the end; after an error it is removed.
 
     It is locked as long as this process lives: what an earlier job left when it was killed is written over, what
     another one is writing just now is not.
 
     Raises:
-        UserError: another job is writing to the same target; the disk is full.
+        UserError: another job is writing to the same target; nothing can be written there; the disk is full.
     """
     target = target.resolve()
-    path = target.with_name(f"{target.name}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir(exist_ok=True) if is_folder else path.touch()
+    path = name_before(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True) if is_folder else path.touch()
+    except OSError as error:
+        raise _told(error, target) from error
     lock = os.open(path, os.O_RDONLY)
     try:
         try:
@@ -44,11 +49,22 @@ def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
             write_through(target.parent)
         except BaseException as error:
             _remove(path)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise UserError("disk_full", detail=error) from error
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise _told(error, target) from error
             raise
     finally:
         os.close(lock)
+
+
+def name_before(target: Path) -> Path:
+    """Where a result lies until it is complete: hidden, and called as nobody calls what is his own."""
+    return target.with_name(f".{target.name}.unfinished")
+
+
+def _told(error: OSError, target: Path) -> UserError:
+    return UserError("disk_full", detail=error) if error.errno in FULL else UserError(
+        "target_not_writable", path=target, detail=error.strerror or error
+    )  # fmt: skip
 
 
 def _empty(folder: Path) -> None:

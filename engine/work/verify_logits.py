@@ -84,7 +84,8 @@ class LogitsProof:
             None, with a warning to the user, where the models cannot be computed.
 
         Raises:
-            UserError: the logits differ by more than the tolerance for ``dtype``, or are not finite.
+            UserError: the logits differ by more than the tolerance for ``dtype``, or are not finite: those of the
+                merged model, or already those of base + adapters.
         """
         self._recorder.phase("verifying")
         if self._ids is None:
@@ -99,6 +100,8 @@ class LogitsProof:
             if both is None:
                 return None
             self._expected, found = both
+        if not torch.isfinite(self._expected).all():
+            raise UserError("merge.base_not_finite", path=self._base)
         difference = float((self._expected - found).abs().max())
         allowed = tolerance(dtype, float(self._expected.abs().max()))
         if not difference <= allowed:  # so that NaN fails too

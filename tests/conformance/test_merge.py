@@ -15,7 +15,15 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from engine.errors import UserError
 from engine.options.jobs import ExportJob
@@ -52,6 +60,14 @@ ADAPTERS: dict[str, dict[str, Any]] = {
     "head_and_embedding_lora_tied": {"target_modules": ["q_proj", "lm_head"], "ensure_weight_tying": True},
     "new_token_rows": {"trainable_token_indices": [3, 7, 90]},
 }
+CONV1D = {"target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}
+MORE_ADAPTERS: dict[str, dict[str, Any]] = {
+    "lora_bias": {"lora_bias": True, "target_modules": ["q_proj", "k_proj", "v_proj"]},
+    "conv1d": CONV1D,
+    "conv1d_dora": {**CONV1D, "use_dora": True},
+    "conv1d_bias": {**CONV1D, "lora_bias": True, "target_modules": ["c_attn"]},
+}
+"""For layers with a bias, and for those that GPT-2 has the other way round."""
 UNTIES = {
     "embedding_saved", "head_saved", "both_saved", "head_lora", "embedding_lora", "embedding_dora",
 }  # fmt: skip
@@ -59,7 +75,10 @@ UNTIES = {
 
 def base_model(folder: Path, is_tied: bool, kind: str = "llama", dtype: torch.dtype = torch.float32, **saving: Any):
     """Save a tiny random model in ``folder`` and return it in float32."""
-    config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[kind]
+    config, model = {
+        "llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+        "gpt2": (GPT2Config, GPT2LMHeadModel),
+    }[kind]  # fmt: skip
     torch.manual_seed(1)
     made = model(config(**SIZES, tie_word_embeddings=is_tied)).to(dtype)
     for name, parameter in made.named_parameters():
@@ -137,16 +156,22 @@ def test_a_bias_that_the_base_has_no_place_for_is_not_lost(tmp_path: Path, run_e
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter", lora_bias=True)
     with pytest.raises(UserError) as caught:
         run_export("adapter")
-    assert caught.value.key == "merge.adapter_unused" and "lora_B.bias" in caught.value.facts["names"]
+    assert caught.value.key == "merge.adapter_option" and caught.value.facts["option"] == "lora_bias"
     assert_nothing_left(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [*product(["llama", "qwen2"], ["plain", "rslora", "patterns", "dora", "norms_saved"]), ("qwen2", "lora_bias")],
+    [
+        *product(["llama", "qwen2"], ["plain", "rslora", "patterns", "dora", "norms_saved"]),
+        ("qwen2", "lora_bias"),
+        ("gpt2", "conv1d"),
+        ("gpt2", "conv1d_dora"),
+        ("gpt2", "conv1d_bias"),
+    ],
 )  # llama's layers have no bias to which one could be added: see above
 def test_weights_equal_merge_and_unload(kind: str, name: str, tmp_path: Path, run_export) -> None:
-    settings = ADAPTERS.get(name, {"lora_bias": True, "target_modules": ["q_proj", "k_proj", "v_proj"]})
+    settings = {**ADAPTERS, **MORE_ADAPTERS}[name]
     make_adapter(base_model(tmp_path / "base", is_tied=True, kind=kind), tmp_path / "adapter", **settings)
     result = run_export("adapter")
     expected = PeftModel.from_pretrained(exported(tmp_path / "base"), tmp_path / "adapter").merge_and_unload()
@@ -349,7 +374,7 @@ def plant_cut_off(folder: Path) -> None:
         (plant_shape, "merge.adapter_unfit"),
         (plant_lonely, "merge.adapter_unfit"),
         (plant_type, "merge.adapter_type"),
-        (plant_transposed, "merge.adapter_option"),
+        (plant_transposed, "merge.adapter_unfit"),
         (plant_pissa, "merge.adapter_option"),
         (plant_broken_configuration, "merge.file_broken"),
         (plant_no_rank, "merge.file_broken"),
@@ -375,6 +400,26 @@ def test_wrong_scaling_is_noticed(tmp_path: Path, run_export, monkeypatch) -> No
         run_export("adapter")
     assert caught.value.key == "merge.verify_failed"
     assert_nothing_left(tmp_path)
+
+
+def test_a_base_that_computes_nan_is_named(tmp_path: Path, run_export) -> None:
+    base = base_model(tmp_path / "base", is_tied=True)
+    make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
+    base.model.norm.weight.data[3] = float("nan")
+    base.save_pretrained(tmp_path / "base")
+    with pytest.raises(UserError) as caught:
+        run_export("adapter")
+    assert caught.value.key == "merge.base_not_finite" and caught.value.facts["path"] == tmp_path / "base"
+    assert_nothing_left(tmp_path)
+
+
+def test_a_place_where_nothing_can_be_written_is_told(tmp_path: Path, run_export) -> None:
+    make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError) as caught:
+        run_export("adapter", export_dir=str(tmp_path / "file" / "out"))
+    assert caught.value.key == "target_not_writable" and "file" in caught.value.text()
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_touched_tensor_that_no_adapter_aims_at_is_noticed(tmp_path: Path, run_export, monkeypatch) -> None:
@@ -445,10 +490,13 @@ def test_stopped_export_leaves_nothing(tmp_path: Path, run_export) -> None:
 
 def test_what_a_killed_export_left_is_removed(tmp_path: Path, run_export) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
-    (tmp_path / "out.tmp" / "old").mkdir(parents=True)
-    (tmp_path / "out.tmp" / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    (tmp_path / ".out.unfinished" / "old").mkdir(parents=True)
+    (tmp_path / ".out.unfinished" / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp" / "thesis.txt").write_text("mine")
     run_export("adapter")
-    assert not (tmp_path / "out.tmp").exists()
+    assert (tmp_path / "out.tmp" / "thesis.txt").read_text() == "mine"
+    assert not (tmp_path / ".out.unfinished").exists()
     assert not (tmp_path / "out" / "old").exists()
     assert not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists()
 
@@ -513,7 +561,7 @@ def test_bundled_model(bundled_model: Path, tmp_path: Path, run_export) -> None:
 
 def assert_nothing_left(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / "out.tmp").exists()
+    assert not (tmp_path / ".out.unfinished").exists()
 
 
 _NOISE = torch.ones(4, 32)

@@ -26,13 +26,13 @@ from engine.options.jobs import ExportJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
 place = Path(sys.argv[1])
-out, temporary = place / "out", place / "out.tmp"
+out, temporary = place / "out", place / ".out.unfinished"
 
 def listed(folder):
     return sorted([path.name, path.stat().st_size] for path in folder.iterdir()) if folder.is_dir() else None
 
 def is_ours(each):
-    return isinstance(each, (str, os.PathLike)) and str(out) in str(each)
+    return isinstance(each, (str, os.PathLike)) and any(str(path) in str(each) for path in (out, temporary))
 
 def merge(dies=None, at=None):
     # dies: "worker" or "beside"; its status, once both processes are gone

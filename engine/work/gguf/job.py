@@ -44,8 +44,9 @@ def run(job: GgufJob, recorder: Recorder) -> dict[str, Any]:
     result = {**(good or files)[0], "adapter": material.adapter and str(material.adapter), "files": files}
     if failed:
         recorder.state(result=result)
+        exact = all(each["outtype"] in ("f32", "f16", "bf16") for each in failed)
         raise UserError(
-            "gguf.parity_failed",
+            "gguf.computed_otherwise" if exact else "gguf.parity_failed",
             outtype=", ".join(each["outtype"] for each in failed),
             detail=" | ".join(each["failed"] for each in failed),
             path=", ".join(each["outfile"] for each in failed),
