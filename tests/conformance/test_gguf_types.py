@@ -125,7 +125,7 @@ def test_wrong_weights_fail_by_their_answers(wide, tmp_path, recorder, monkeypat
     monkeypatch.setattr(tensors, "paired_order", lambda rows, heads: np.arange(rows))
     with pytest.raises(UserError) as caught:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="f16")
-    assert caught.value.key == "gguf.parity_failed" and (tmp_path / "m.gguf.failed").is_file()
+    assert caught.value.key == "gguf.computed_otherwise" and (tmp_path / "m.gguf.failed").is_file()
 
 
 @pytest.mark.parametrize("change", [np.zeros_like, np.flipud])
@@ -155,7 +155,7 @@ def test_positions_that_llama_cpp_computes_otherwise_fail(tokenizer, tmp_path, r
     tiny("llama", tokenizer, tmp_path / "m", rope_parameters={**yarn, "attention_factor": 1.3})
     with pytest.raises(UserError) as caught:
         make(recorder, tmp_path / "m", outfile=str(tmp_path / "m.gguf"), outtype="f16")
-    assert caught.value.key == "gguf.parity_failed" and "logits" in caught.value.text()
+    assert caught.value.key == "gguf.computed_otherwise" and "logits" in caught.value.text()
 
 
 @pytest.mark.parametrize("form", ["gguf", "dat"])
