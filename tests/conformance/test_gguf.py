@@ -200,14 +200,14 @@ def test_too_little_space_is_told_before_the_start(tiny_model, tmp_path, recorde
     monkeypatch.setattr(making.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(UserError) as caught:
         make(tiny_model, tmp_path / "m.gguf", "f32", recorder)
-    assert caught.value.key == "gguf.disk_too_small" and not list(tmp_path.glob("m.gguf*"))
+    assert caught.value.key == "gguf.disk_too_small" and not list(tmp_path.glob("*m.gguf*"))
 
 
 def test_stopping_leaves_nothing(tiny_model, tmp_path, recorder, without_llama):
     recorder.folder.stop_request.touch()
     with pytest.raises(StopRequested):
         make(tiny_model, tmp_path / "m.gguf", "f32", recorder)
-    assert not list(tmp_path.glob("m.gguf*"))
+    assert not list(tmp_path.glob("*m.gguf*"))
 
 
 def test_a_spoilt_file_never_gets_its_name(tiny_model, tmp_path, recorder, without_llama, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_spoilt_file_never_gets_its_name(tiny_model, tmp_path, recorder, witho
     monkeypatch.setattr(convert, "write", write_and_spoil)
     with pytest.raises(UserError) as caught:
         make(tiny_model, tmp_path / "m.gguf", "f32", recorder)
-    assert caught.value.key == "gguf.verify_failed" and not list(tmp_path.glob("m.gguf*"))
+    assert caught.value.key == "gguf.verify_failed" and not list(tmp_path.glob("*m.gguf*"))
     caught.value.text()
 
 
@@ -230,7 +230,7 @@ def test_what_cannot_be_converted_is_refused(tiny_model, tmp_path, recorder, wit
     def refused(folder: Path, **more) -> str:
         with pytest.raises(UserError) as caught:
             make(folder, tmp_path / "m.gguf", more.pop("outtype", "f32"), recorder, **more)
-        assert caught.value.text() and not list(tmp_path.glob("m.gguf*"))
+        assert caught.value.text() and not list(tmp_path.glob("*m.gguf*"))
         return caught.value.key
 
     copy = tmp_path / "copy"

@@ -146,7 +146,7 @@ def test_a_wrong_matrix_in_a_file_of_llama_cpps_is_noticed(change, wide, tmp_pat
     with pytest.raises(UserError) as caught:
         make(recorder, wide, outfile=str(tmp_path / "m.gguf"), outtype="q4_k_m")
     assert caught.value.key == "gguf.verify_failed" and "blk.1.attn_v.weight" in caught.value.text()
-    assert not list(tmp_path.glob("m.gguf*"))
+    assert not list(tmp_path.glob("*m.gguf*"))
 
 
 def test_positions_that_llama_cpp_computes_otherwise_fail(tokenizer, tmp_path, recorder):
@@ -259,7 +259,7 @@ def test_adapters_that_a_file_cannot_hold(wide, tmp_path, recorder):
     def refused(**options) -> str:
         with pytest.raises(UserError) as caught:
             make(recorder, wide, outfile=str(tmp_path / "m.gguf"), **options)
-        assert caught.value.text() and not list(tmp_path.glob("m.gguf*"))
+        assert caught.value.text() and not list(tmp_path.glob("*m.gguf*"))
         return caught.value.key
 
     model = AutoModelForCausalLM.from_pretrained(wide)
@@ -268,6 +268,11 @@ def test_adapters_that_a_file_cannot_hold(wide, tmp_path, recorder):
     dora = str(tmp_path / "dora")
     assert refused(adapter_name_or_path=(dora,)) == "gguf.adapter_not_plain"
     assert refused(adapter_name_or_path=(dora, dora)) == "gguf.several_adapters"
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"])
+    get_peft_model(AutoModelForCausalLM.from_pretrained(wide), config).save_pretrained(tmp_path / "turned")
+    said = json.loads((tmp_path / "turned" / "adapter_config.json").read_text())
+    (tmp_path / "turned" / "adapter_config.json").write_text(json.dumps({**said, "fan_in_fan_out": True}))
+    assert refused(adapter_name_or_path=(str(tmp_path / "turned"),)) == "gguf.adapter_not_plain"
     # Embeddings that are the output layer too: llama.cpp would abort.
     config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "embed_tokens"])
     model = AutoModelForCausalLM.from_pretrained(wide)
