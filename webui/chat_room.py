@@ -63,8 +63,8 @@ class ChatRoom:
     def connect(self) -> None:
         language, controls = self._frame.language, self._form.controls
         talk, memory, said = self._talk, self._memory, self._notice
-        is_busy, is_asked = gr.State(False), gr.State(False)
-        taken = [self._question, talk, memory, is_asked, is_busy, self._send]
+        is_busy, is_asked, before = gr.State(False), gr.State(False), gr.State(None)
+        taken = [self._question, talk, memory, is_asked, before, is_busy, self._send]
         for event, take, given in (
             (self._send.click, _take, [self._question, talk, memory, is_busy]),
             (self._question.submit, _take, [self._question, talk, memory, is_busy]),
@@ -72,7 +72,7 @@ class ChatRoom:
             (talk.edit, _take_changed, [talk, memory, is_busy]),
         ):
             event(take, given, taken, **QUICK).then(
-                self._on_question, [language, is_asked, talk, memory, *self._form.inputs],
+                self._on_question, [language, is_asked, before, talk, memory, *self._form.inputs],
                 [talk, said, is_busy, self._question, self._send], **FREE,
             ).then(None, js=FOCUS_ON_QUESTION)  # fmt: skip
         talk.undo(_take_back, [talk, memory, is_busy], [talk, self._question], **QUICK)
@@ -93,41 +93,41 @@ class ChatRoom:
         load(_on_return, [self._frame.language, self._memory], [self._talk, self._notice], **FREE)
 
     def _on_question(
-        self, request: gr.Request, language: str, asked: bool | list[dict], talk: list[dict],
+        self, request: gr.Request, language: str, is_asked: bool, before: list[dict] | None, talk: list[dict],
         memory: dict[str, str], *raw: Any,
     ) -> Iterator[list[Any]]:  # fmt: skip
         """Stream the answer to the last question; what has arrived stays, however the answer ends.
 
         Args:
-            asked: whether anything is; or the conversation as it stood, if this answer is to take another's place.
+            before: the conversation with the answer whose place this one is to take; it comes back if nothing arrives.
         """
-        if asked is False:
+        if not is_asked:
             yield [gr.skip()] * 5
             return
-        before = None if asked is True else spoken(asked)
         free = [False, gr.update(interactive=True), gr.update(interactive=True)]
+        name, has_arrived, said = memory["name"], False, gr.skip()
         try:
             with ANSWERS.taken(request):
-                for last in self._answered(language, spoken(talk), memory["name"], raw, before):
-                    yield [*last, True, gr.skip(), gr.skip()]
-            yield [gr.skip(), gr.skip(), *free]
+                for turns, below, is_there in self._answered(language, spoken(talk), name, raw):
+                    has_arrived = is_there
+                    yield [turns, below, True, gr.skip(), gr.skip()]
         except UserError as error:
-            yield [gr.skip(), refusal(error, language), *free]
+            said = refusal(error, language)
         except Exception:
-            yield [gr.skip(), gr.skip(), *free]
+            yield [_restored(before, has_arrived, name), gr.skip(), *free]
             raise
+        yield [_restored(before, has_arrived, name), said, *free]
 
-    def _answered(
-        self, language: str, messages: list[dict], name: str, raw: tuple, before: list[dict] | None = None
-    ) -> Iterator[list[Any]]:
+    def _answered(self, language: str, messages: list[dict], name: str, raw: tuple) -> Iterator[tuple[Any, Any, bool]]:
+        """The conversation, what stands below it, and whether anything of the answer has arrived."""
         folder = chat.loaded()
         if folder is None:
-            yield [gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language)))]
+            yield gr.skip(), notice("warning", escaped(words("page.chat.nothing_loaded", language))), False
             return
         job = self._form.job(raw).job
         asked = {each: getattr(job, each) for each in (*Generation.model_fields, "system", "tools", "enable_thinking")}
         given = ([{"role": "system", "content": job.system}] if job.system else []) + messages
-        yield [shown([*messages, {"role": "assistant", "content": WAITING}], language), ""]
+        yield shown([*messages, {"role": "assistant", "content": WAITING}], language), "", False
         text = ""
         _note(name, Talk(given, Answer("")))  # until its turn comes, nobody else does
         try:
@@ -137,17 +137,22 @@ class ChatRoom:
                 said = text if piece.is_last else text or WAITING
                 turns = [*messages, {"role": "assistant", "content": said}] if said else messages
                 below = figures(piece, context, job.max_new_tokens, language) if piece.is_last else ""
-                yield [shown(turns, language, not piece.is_last), below]
-            if not text and before:
-                _note(name, Talk(before))
-                yield [shown(before, language), gr.skip()]
+                yield shown(turns, language, not piece.is_last), below, bool(text)
         except UserError:
             if not text:
                 kept = read_talk(name)
-                if before or (kept and kept.answer and not kept.answer.is_over):
-                    _note(name, Talk(before or given))
-                yield [shown(before or messages, language), gr.skip()]
+                if kept and kept.answer and not kept.answer.is_over:
+                    _note(name, Talk(given))
+                yield shown(messages, language), gr.skip(), False
             raise
+
+
+def _restored(before: list[dict] | None, has_arrived: bool, name: str) -> Any:
+    """What the page shows in the end: where nothing came, the answer that was to be replaced."""
+    if has_arrived or not before:
+        return gr.skip()
+    _note(name, Talk(spoken(before)))
+    return before
 
 
 def _on_return(language: str, memory: dict[str, str] | None) -> Iterator[list[Any]]:
@@ -176,7 +181,7 @@ def _take(question: str, talk: list[dict], memory: dict[str, str], is_busy: bool
     It takes the place of one that got no answer, which many templates would refuse to render in front of it.
     """
     question = question.strip()
-    while talk and talk[-1]["role"] == "user":
+    while talk and spoken(talk[-1:])[0]["role"] == "user":
         talk = talk[:-1]
     return _asked([*talk, {"role": "user", "content": question}] if question else None, memory, is_busy, "")
 
@@ -196,7 +201,7 @@ def _take_changed(talk: list[dict], memory: dict[str, str], is_busy: bool, event
         return _asked([*talk[:at], changed], memory, is_busy, before=talk)
     talk = [*talk[:at], changed, *talk[at + 1 :]]
     _keep(memory, talk)
-    return [gr.skip(), talk, gr.skip(), False, gr.skip(), gr.skip()]
+    return [gr.skip(), talk, gr.skip(), False, None, gr.skip(), gr.skip()]
 
 
 def _asked(
@@ -210,10 +215,10 @@ def _asked(
         before: what comes back if there is no answer.
     """
     if talk is None or is_busy:
-        return [gr.skip(), gr.skip(), gr.skip(), False, gr.skip(), gr.skip()]
+        return [gr.skip(), gr.skip(), gr.skip(), False, None, gr.skip(), gr.skip()]
     box = gr.update(interactive=False) if typed is None else gr.update(value=typed, interactive=False)
     kept = memory if _name_in(memory) else {"name": new_name()}
-    return [box, talk, kept, True if before is None else before, True, gr.update(interactive=False)]
+    return [box, talk, kept, True, before, True, gr.update(interactive=False)]
 
 
 def _take_back(talk: list[dict], memory: dict[str, str], is_busy: bool, event: gr.UndoData) -> list[Any]:

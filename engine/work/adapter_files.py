@@ -29,9 +29,6 @@ NOT_MERGED = (
 )  # fmt: skip
 """Options of peft's configurations under which ``folding.py`` is not what the adapter computes."""
 
-HEADS = ("lm_head", "score")
-"""Linear layers also in models whose others are Conv1D, which peft calls ``fan_in_fan_out``."""
-
 _KINDS = (
     ("lora_a", r"\.lora_(?:A\.weight|embedding_B)$"),
     ("lora_b", r"\.lora_(?:B\.weight|embedding_A)$"),
@@ -56,7 +53,7 @@ class Update:
     angles: str | None = None  # of OFT's blocks
     scaling: float = 1.0
     is_embedding: bool = False  # lora_a and lora_b are then stored transposed, and called B and A
-    is_transposed: bool = False  # the base has the weight as (in, out), as Conv1D of GPT-2
+    is_turned: bool = False  # the base has the weight as (in, out), as Conv1D of GPT-2; ``merge.py`` sees that
 
     def names(self) -> list[str]:
         parts = (self.whole, self.rows, self.lora_a, self.lora_b, self.magnitude, self.bias,
@@ -82,7 +79,7 @@ class Adapter:
         parts = {role: self.load(name) for role in roles if (name := getattr(update, role))}
         if update.is_embedding:
             parts |= {role: parts[role].T for role in ("lora_a", "lora_b") if role in parts}
-        if update.is_transposed:  # (B @ A)ᵀ = Aᵀ @ Bᵀ
+        if update.is_turned:  # (B @ A)ᵀ = Aᵀ @ Bᵀ
             parts |= {"lora_a": parts["lora_b"].T, "lora_b": parts["lora_a"].T}
         return parts
 
@@ -97,7 +94,7 @@ class Adapter:
         if "angles" in parts:
             return merged_weight_oft(weight, parts["angles"], self._series_terms())
         if "magnitude" in parts:
-            dim = 0 if update.is_embedding or update.is_transposed else 1
+            dim = 0 if update.is_embedding or update.is_turned else 1
             return merged_weight_dora(weight, parts["lora_a"], parts["lora_b"], update.scaling, parts["magnitude"], dim)
         if "lora_a" in parts:
             return merged_weight(weight, parts["lora_a"], parts["lora_b"], update.scaling)
@@ -178,8 +175,6 @@ def _assign(adapter: Adapter, name: str) -> None:
             facts["scaling"] = _scaling(adapter.config, module)
         if ".lora_embedding_" in path:
             facts["is_embedding"] = True
-        elif role in ("lora_a", "lora_b") and not module.endswith(HEADS):
-            facts["is_transposed"] = bool(adapter.config.get("fan_in_fan_out"))
         if role == "rows":
             facts["indices"] = _row_indices(adapter.config, module)
         break

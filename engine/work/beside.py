@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,6 +16,8 @@ from multiprocessing.process import parent_process
 from typing import Any, TypeVar
 
 import torch
+
+from engine.runs.record import StopRequested
 
 Result = TypeVar("Result")
 
@@ -38,13 +41,14 @@ def beside(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
         return
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_do, args=(work, sender), daemon=True)
-    process.start()
-    sender.close()
     try:
+        process.start()
+        sender.close()
         yield lambda: _result(process, receiver)
     finally:
-        process.kill()
-        process.join()
+        if process.pid:
+            process.kill()
+            process.join()
         receiver.close()
 
 
@@ -67,10 +71,21 @@ def _do(work: Callable[[], Any], sender: Connection) -> None:
     torch.set_num_threads(1)
     try:
         answer = None, work()
-    except BaseException as error:  # also that it was asked to stop; the parent says what has become of it
+    except (StopRequested, KeyboardInterrupt) as stop:
+        answer = stop, None
+    except BaseException as error:  # the parent says what has become of it
         traceback.print_exc()
-        answer = error, None
+        answer = _portable(error), None
     sender.send(answer)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error, or where another process cannot be told of it as it is, what it says."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _end_with_parent() -> None:

@@ -94,8 +94,8 @@ def _merged(target: Path, base: Path, adapters: list[Path], job: ExportJob, reco
             _write_weights(folder, merge, contents, job.export_size * GB, recorder)
             return verify_tensors(merge, folder, recorder)
 
-        is_small = merge.float32_bytes() < BESIDE_BELOW_BYTES
-        with beside(written) if is_small else nullcontext(written) as finished:
+        is_beside = merge.float32_bytes() < BESIDE_BELOW_BYTES
+        with beside(written) if is_beside else nullcontext(written) as finished:
             load_libraries()
             config = merged_config(base, merge, job, dtype)
             (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -104,7 +104,7 @@ def _merged(target: Path, base: Path, adapters: list[Path], job: ExportJob, reco
                 (folder / "chat_template.jinja").write_text(template.chat_template, encoding="utf-8")
             device = "cuda" if job.export_device == "auto" and torch.cuda.is_available() else "cpu"
             proof = LogitsProof(merge, base, device, job, recorder)
-            if is_small:
+            if is_beside:
                 proof.prepare(folder)
             changed, unchanged = finished()
         logits = proof.compare(folder, dtype)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from engine.work.later import compiler_later, without_groups
+from engine.work.later import compiler_later, hide_groups
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def lean_imports(is_alone: bool = True) -> Iterator[None]:
     with uncollected():
         compiler_later()
         if is_alone:
-            without_groups()
+            hide_groups()
         with without_bitsandbytes(), _models_listed_once():
             yield
 

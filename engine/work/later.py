@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -20,6 +22,8 @@ ALONE = f"{COMPILER}._trace_wrapped_higher_order_op"
 """The part of it that transformers uses; it needs none of the others."""
 MARKS = ("allow_in_graph", "assume_constant_result")
 """What of it only notes something about a function, which it gives back."""
+
+GROUPS_OPTIONAL_SINCE = (5, 15)
 
 _noted: list[Callable[[ModuleType], None]] = []
 """What was asked of it before it was loaded."""
@@ -69,9 +73,7 @@ def _disable(fn: Any = None, recursive: bool = True, **given: Any) -> Any:
     if fn is None:
         return functools.partial(_disable, recursive=recursive, **given)
     if not isinstance(fn, FunctionType):
-        compiler = sys.modules[COMPILER]
-        compiler.config  # noqa: B018 (loads it)
-        return compiler.disable(fn, recursive, **given)
+        return _loaded().disable(fn, recursive, **given)
     chosen = fn
 
     def choose(compiler: ModuleType) -> None:
@@ -86,6 +88,12 @@ def _disable(fn: Any = None, recursive: bool = True, **given: Any) -> Any:
     return called
 
 
+def _loaded() -> ModuleType:
+    compiler = sys.modules[COMPILER]
+    compiler.config  # noqa: B018 (nothing else of it need be there before)
+    return compiler
+
+
 def compiler_later() -> None:
     """Before transformers is loaded: let the compiler be loaded when something of it is used."""
     import torch  # else it would be what loads the compiler's package
@@ -94,17 +102,23 @@ def compiler_later() -> None:
         return
     package = torch._dynamo = sys.modules[COMPILER] = importlib.util.module_from_spec(spec)
     package.__class__ = _Later
-    try:
+    with suppress(Exception):  # of another torch: then the compiler is loaded with transformers
         importlib.import_module(ALONE)
-    except ImportError:  # another torch: then it is loaded with transformers
-        del torch._dynamo, sys.modules[COMPILER]
-    else:
-        vars(package).pop("__path__", None)
+    if type(package) is not _Later:
+        return  # it was needed
+    if ALONE in sys.modules:
+        del package.__path__
+        return
+    del torch._dynamo
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{COMPILER}.")]:
+        del sys.modules[name]
 
 
-def without_groups() -> None:
+def hide_groups() -> None:
     """In a process that will never be one of several: torch's ``distributed`` says that it is not there, as where
-    torch was built without it."""
-    import torch.distributed
+    torch was built without it. Transformers before 5.15 does not bear that (its issue 47603), and loads it."""
+    major, minor = map(int, importlib.metadata.version("transformers").split(".")[:2])
+    if (major, minor) >= GROUPS_OPTIONAL_SINCE:
+        import torch.distributed
 
-    torch.distributed.is_available = lambda: False
+        torch.distributed.is_available = lambda: False

@@ -84,9 +84,11 @@ def plan_merge(base: dict[str, Stored], adapters: list[Adapter], tied: tuple[str
         UserError: a tensor of an adapter fits nothing, has the wrong shape, or is not finite.
     """
     sources = {name: name for name in base}
+    turned = turned_weights(base)
+    adapters = [_fitted(adapter, base, turned) for adapter in adapters]
     is_tied = False
-    if tied and tied[1] in base:
-        head, embedding = tied
+    if tied and (embedding := _name_in(base, tied[1])) in base:
+        head = tied[0]
         is_tied = head not in base or torch.equal(load(base[head]), load(base[embedding]))
         if is_tied:
             sources[head] = embedding
@@ -100,6 +102,38 @@ def plan_merge(base: dict[str, Stored], adapters: list[Adapter], tied: tuple[str
         if is_tied:
             del sources[head]
     return Merge(base, tuple(adapters), sources, is_tied)
+
+
+def turned_weights(base: dict[str, Stored]) -> set[str]:
+    """Weights stored as (in, out): those of Conv1D, the linear layer of GPT-2.
+
+    Such a layer has a bias as long as its weight's second side. Where one has, all weights of the model that have a
+    bias are of its kind, also the square ones; its head has none. An adapter's ``fan_in_fan_out`` says nothing: peft
+    saves what holds of the last layer.
+    """
+    sides = {
+        name: (*stored.shape, *bias.shape)
+        for name, stored in base.items()
+        if name.endswith(".weight") and (bias := base.get(f"{name.removesuffix('weight')}bias"))
+    }
+    layers = {name: shape for name, shape in sides.items() if len(shape) == 3}
+    return set(layers) if any(first != second == length for first, second, length in layers.values()) else set()
+
+
+def _name_in(base: dict[str, Stored], name: str) -> str:
+    """As a tensor is called in the base's files, which may be of the model without its head, as GPT-2's own are."""
+    shorter = name.partition(".")[2]
+    return shorter if name not in base and shorter in base else name
+
+
+def _fitted(adapter: Adapter, base: dict[str, Stored], turned: set[str]) -> Adapter:
+    """The same adapter, its tensors for those of the base."""
+    updates = {}
+    for target, update in adapter.updates.items():
+        name = _name_in(base, target)
+        is_turned = name in turned and bool(update.lora_a or update.lora_b) and not update.is_embedding
+        updates[name] = replace(update, is_turned=is_turned)
+    return replace(adapter, updates=updates)
 
 
 def _sharing(adapter: Adapter, head: str, embedding: str) -> Adapter:
@@ -149,12 +183,12 @@ def _misfits(adapter: Adapter, target: str, update: Update, shape: tuple[int, ..
             return [f"{target}: {update.lora_a or update.lora_b} has no partner"]
         a, b = adapter.stored[update.lora_a].shape, adapter.stored[update.lora_b].shape
         a, b = (a[::-1], b[::-1]) if update.is_embedding else (a, b)
-        a, b = (b[::-1], a[::-1]) if update.is_transposed else (a, b)
+        a, b = (b[::-1], a[::-1]) if update.is_turned else (a, b)
         if not chain(shape, a, b):
             found.append(f"{target} {shape} ← A {a}, B {b}")
     if update.magnitude:
         length = math.prod(adapter.stored[update.magnitude].shape)
-        if not update.lora_a or length != shape[1 if update.is_embedding or update.is_transposed else 0]:
+        if not update.lora_a or length != shape[1 if update.is_embedding or update.is_turned else 0]:
             found.append(f"{target} {shape} ← magnitude ({length},)")
     if update.angles:
         angles = adapter.stored[update.angles].shape

@@ -31,9 +31,9 @@ def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(exist_ok=True) if is_folder else path.touch()
+        lock = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise _told(error, target) from error
-    lock = os.open(path, os.O_RDONLY)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,7 +58,7 @@ def unfinished(target: Path, is_folder: bool = False) -> Iterator[Path]:
 
 def name_before(target: Path) -> Path:
     """Where a result lies until it is complete: hidden, and called as nobody calls what is his own."""
-    return target.with_name(f".{target.name}.unfinished")
+    return target.with_name(f".{target.name}.lathe.tmp")
 
 
 def _told(error: OSError, target: Path) -> UserError:

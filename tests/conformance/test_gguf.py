@@ -187,7 +187,7 @@ def test_default_name_and_neighbours(tiny_model, tmp_path, recorder, without_lla
 def test_a_full_disk_leaves_what_was_there(tiny_model, tmp_path, recorder, without_llama, monkeypatch):
     outfile = tmp_path / "m.gguf"
     outfile.write_bytes(b"the one before")
-    outfile.with_name(".m.gguf.unfinished").symlink_to("/dev/full")
+    outfile.with_name(".m.gguf.lathe.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError) as caught:
         make(tiny_model, outfile, "f32", recorder)
     assert caught.value.key == "disk_full"

@@ -66,7 +66,7 @@ def test_several_types_of_one_conversion(wide, tmp_path, recorder, monkeypatch):
         "engine.work.gguf.convert.write", lambda paths, *rest: written.append(list(paths)) or write(paths, *rest)
     )
     types = ("q8_0", "q4_k_m", "q4_0", "iq4_xs")
-    left_by_a_killed_job = tmp_path / "out" / "..m-Q8_0.gguf.unfinished.speak-x"
+    left_by_a_killed_job = tmp_path / "out" / "..m-Q8_0.gguf.lathe.tmp.speak-x"
     left_by_a_killed_job.mkdir(parents=True)
     result = make(recorder, wide, outfile=str(tmp_path / "out" / "m.gguf"), outtype=types)
     assert written == [["q8_0", "q4_0", "f32"]], "the weights are read once"
@@ -81,7 +81,7 @@ def test_several_types_of_one_conversion(wide, tmp_path, recorder, monkeypatch):
         assert path.stat().st_size == pytest.approx(each["expected_bytes"], rel=0.07)
     alone = make(recorder, wide, outfile=str(tmp_path / "alone.gguf"), outtype="q4_k_m")
     assert Path(alone["outfile"]).read_bytes() == (tmp_path / "out" / "m-Q4_K_M.gguf").read_bytes()
-    assert not list(tmp_path.rglob("*.unfinished*"))
+    assert not list(tmp_path.rglob("*.lathe.tmp*"))
 
 
 def job_write():

@@ -187,6 +187,21 @@ def test_weights_equal_merge_and_unload(kind: str, name: str, tmp_path: Path, ru
     assert changed
 
 
+@pytest.mark.parametrize("has_head", [True, False], ids=["with head", "as published"])
+@pytest.mark.parametrize("targets", [["attn.c_proj", "lm_head"], ["c_attn", "lm_head"], ["c_attn", "attn.c_proj"]])
+def test_gpt2_has_its_weights_the_other_way_round(targets, has_head: bool, tmp_path: Path, run_export) -> None:
+    """Also a square one, and beside a head that has not, which makes peft save ``fan_in_fan_out: false``."""
+    base = base_model(tmp_path / "base", is_tied=True, kind="gpt2")
+    if not has_head:
+        base.transformer.save_pretrained(tmp_path / "base")
+        assert "wte.weight" in load_file(tmp_path / "base" / "model.safetensors")
+    expected = make_adapter(base, tmp_path / "adapter", target_modules=targets)
+    result = run_export("adapter")
+    assert result["verified"]["logits_streamed"] is True
+    assert differences(logits_of(exported(tmp_path / "out")), expected) < 1e-4
+    assert result["verified"]["tensors_changed"] == (4 if "lm_head" not in targets else 3)
+
+
 @pytest.mark.parametrize("second", ["plain", "dora", "head_saved", "head_lora"])
 def test_several_adapters_are_applied_in_order(second: str, tmp_path: Path, run_export) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "first", seed=3, use_rslora=True)
@@ -341,10 +356,6 @@ def plant_type(folder: Path) -> None:
     _configure(folder, peft_type="LOHA")
 
 
-def plant_transposed(folder: Path) -> None:
-    _configure(folder, fan_in_fan_out=True)
-
-
 def plant_pissa(folder: Path) -> None:
     _configure(folder, init_lora_weights="pissa_niter_4")
 
@@ -374,7 +385,6 @@ def plant_cut_off(folder: Path) -> None:
         (plant_shape, "merge.adapter_unfit"),
         (plant_lonely, "merge.adapter_unfit"),
         (plant_type, "merge.adapter_type"),
-        (plant_transposed, "merge.adapter_unfit"),
         (plant_pissa, "merge.adapter_option"),
         (plant_broken_configuration, "merge.file_broken"),
         (plant_no_rank, "merge.file_broken"),
@@ -490,13 +500,13 @@ def test_stopped_export_leaves_nothing(tmp_path: Path, run_export) -> None:
 
 def test_what_a_killed_export_left_is_removed(tmp_path: Path, run_export) -> None:
     make_adapter(base_model(tmp_path / "base", is_tied=True), tmp_path / "adapter")
-    (tmp_path / ".out.unfinished" / "old").mkdir(parents=True)
-    (tmp_path / ".out.unfinished" / "model-00001-of-00009.safetensors").write_bytes(b"half")
+    (tmp_path / ".out.lathe.tmp" / "old").mkdir(parents=True)
+    (tmp_path / ".out.lathe.tmp" / "model-00001-of-00009.safetensors").write_bytes(b"half")
     (tmp_path / "out.tmp").mkdir()
     (tmp_path / "out.tmp" / "thesis.txt").write_text("mine")
     run_export("adapter")
     assert (tmp_path / "out.tmp" / "thesis.txt").read_text() == "mine"
-    assert not (tmp_path / ".out.unfinished").exists()
+    assert not (tmp_path / ".out.lathe.tmp").exists()
     assert not (tmp_path / "out" / "old").exists()
     assert not (tmp_path / "out" / "model-00001-of-00009.safetensors").exists()
 
@@ -561,7 +571,7 @@ def test_bundled_model(bundled_model: Path, tmp_path: Path, run_export) -> None:
 
 def assert_nothing_left(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
-    assert not (tmp_path / ".out.unfinished").exists()
+    assert not (tmp_path / ".out.lathe.tmp").exists()
 
 
 _NOISE = torch.ones(4, 32)

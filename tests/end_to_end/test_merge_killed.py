@@ -26,7 +26,7 @@ from engine.options.jobs import ExportJob
 from engine.runs.folder import Folder
 from engine.runs.record import Recorder
 place = Path(sys.argv[1])
-out, temporary = place / "out", place / ".out.unfinished"
+out, temporary = place / "out", place / ".out.lathe.tmp"
 
 def listed(folder):
     return sorted([path.name, path.stat().st_size] for path in folder.iterdir()) if folder.is_dir() else None

@@ -228,3 +228,37 @@ def test_threads_that_need_the_compiler_at_once_all_get_it():
         "    found = list(pool.map(look, range(4)))"
     )
     assert found == [False] * 4
+
+
+@pytest.mark.parametrize("needs", ["nothing more", "the compiler"])
+def test_another_torch_whose_part_of_the_compiler_does_not_stand_alone_is_loaded_as_ever(needs):
+    found = printed(
+        "class Other:\n"
+        "    times = 0\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.endswith('._trace_wrapped_higher_order_op') and not self.times:\n"
+        "            self.times += 1\n"
+        f"            if {needs!r} == 'the compiler':\n"
+        "                import torch\n"
+        "                torch._dynamo.config\n"
+        "            raise ValueError\n"
+        "sys.meta_path.insert(0, Other())\n"
+        f"{GENERATE}\n"
+        "compiled = torch.compile(lambda x: x + 1, backend='eager')\n"
+        "found = [compiled(torch.ones(1)).item(), model(torch.tensor([[1, 2]])).logits.shape[-1]]"
+    )
+    assert found == [2, 64]
+
+
+@pytest.mark.parametrize(("version", "is_hidden"), [("5.14.1", False), ("5.15.0", True), ("6.0.0.dev0", True)])
+def test_groups_of_processes_are_hidden_only_from_who_can_do_without(version, is_hidden):
+    found = printed(
+        "import importlib.metadata\n"
+        "own = importlib.metadata.version\n"
+        f"importlib.metadata.version = lambda name: {version!r} if name == 'transformers' else own(name)\n"
+        "from engine.work.later import hide_groups\n"
+        "hide_groups()\n"
+        "import torch.distributed\n"
+        "found = torch.distributed.is_available()"
+    )
+    assert found is not is_hidden

@@ -60,6 +60,19 @@ def test_what_it_raises_is_raised_here(error):
     assert vars(raised.value) == vars(error)
 
 
+class NeedsMore(Exception):
+    def __init__(self, one, two):
+        super().__init__(one)
+
+
+def test_what_cannot_be_sent_is_told_by_its_words():
+    def work():
+        raise NeedsMore("the cause", 2)
+
+    with pytest.raises(RuntimeError, match="NeedsMore: the cause"), beside(work) as result:
+        result()
+
+
 def test_who_kills_it_was_short_of_memory():
     with pytest.raises(MemoryError, match="killed"), beside(lambda: os.kill(os.getpid(), signal.SIGKILL)) as result:
         result()

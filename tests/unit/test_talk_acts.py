@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,11 +42,11 @@ def at(index, value=None):
 
 
 def is_asked(outcome):
-    return outcome[3] is not False
+    return outcome[3]
 
 
 def test_a_question_is_asked_once_and_gives_the_conversation_a_name():
-    box, talk, memory, asked, busy, _ = _take("  Hi ", TALK, {"name": ""}, False)
+    box, talk, memory, asked, _, busy, _ = _take("  Hi ", TALK, {"name": ""}, False)
     assert talk == [*TALK, {"role": "user", "content": "Hi"}] and asked and busy and len(memory["name"]) == 32
     assert box["value"] == "" and box["interactive"] is False
     assert not is_asked(_take("Hi", TALK, memory, True)) and not is_asked(_take("  ", TALK, memory, False))
@@ -56,6 +57,10 @@ def test_a_question_that_failed_does_not_stand_in_the_way_of_the_next(memory):
     failed = [*TALK, {"role": "user", "content": "Too long"}]
     assert spoken(_take("Short", failed, memory, False)[1]) == [*TURNS, {"role": "user", "content": "Short"}]
     assert spoken(_take("Short", failed[-1:], memory, False)[1]) == [{"role": "user", "content": "Short"}]
+    tool = {"role": "tool", "content": "7"}
+    assert spoken(_take("Next", shown([*TURNS, tool], "en"), memory, False)[1])[-2:] == [
+        tool, {"role": "user", "content": "Next"},
+    ]  # fmt: skip
     changed = _take_changed(failed, memory, False, at(len(failed) - 1, "Shorter"))
     assert spoken(changed[1]) == [*TURNS, {"role": "user", "content": "Shorter"}] and is_asked(changed)
 
@@ -66,23 +71,29 @@ def test_asked_anew_is_the_question_before(memory):
     assert not is_asked(_take_again([], memory, False, at(0)))
 
 
-@pytest.mark.parametrize("how", ["fails", "is stopped"])
+@pytest.mark.parametrize("how", ["fails", "is stopped", "no model", "no seat"])
 def test_an_answer_stays_until_another_takes_its_place(how, memory, monkeypatch):
     def answers(*given, **options):
         if how == "fails":
             raise UserError("chat.ended")
         yield Piece("", True, "stopped", 0, 1.0, 1)
 
+    @contextmanager
+    def taken(request):
+        if how == "no seat":
+            raise UserError("chat.ended")
+        yield
+
     monkeypatch.setattr(chat_room, "context_of", lambda folder: 100)
+    monkeypatch.setattr(chat_room, "ANSWERS", SimpleNamespace(taken=taken))
     monkeypatch.setattr(chat_room, "chat", SimpleNamespace(
-        loaded=lambda: "here", wait_until_ready=lambda *given: None, answer=answers
+        loaded=lambda: None if how == "no model" else "here", wait_until_ready=lambda *given: None, answer=answers
     ))  # fmt: skip
     form = SimpleNamespace(job=lambda raw: SimpleNamespace(job=ChatJob()))
     room = SimpleNamespace(_form=form)
     room._answered = partial(ChatRoom._answered, room)
-    _, talk, kept, asked, *_ = _take_again(TALK, memory, False, at(3))
-    request = SimpleNamespace(cookies={}, session_hash="a")
-    seen = list(ChatRoom._on_question(room, request, "en", asked, talk, kept))
+    _, talk, kept, asked, before, *_ = _take_again(TALK, memory, False, at(3))
+    seen = list(ChatRoom._on_question(room, None, "en", asked, before, talk, kept))
     shows = [first for first, *_ in seen if isinstance(first, list)]
     assert shows[-1] == TALK
     assert read_talk(memory["name"]).whole() == TURNS

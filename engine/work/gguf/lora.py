@@ -34,8 +34,7 @@ def plan_adapter(folder: Path, family: Architecture, config: dict[str, Any], bas
     known = {tensor.name for tensor in base}
     planned: list[Planned] = []
     for target, update in adapter.updates.items():
-        is_plain = update.lora_a and update.lora_b and len(update.names()) == 2 and not update.is_transposed
-        if not is_plain:
+        if not (update.lora_a and update.lora_b) or len(update.names()) != 2 or adapter.config.get("fan_in_fan_out"):
             raise UserError("gguf.adapter_not_plain", path=folder, tensor=target)
         lora_a, lora_b = _matrices(adapter, update)
         if update.is_embedding and "output.weight" not in known:
