@@ -214,7 +214,8 @@ def test_a_conversation_that_is_no_text(target, viewer, fort):
                 answer.text,
             )
     assert not list((fort / "cache").rglob("accounts")), "a file was copied to where it can be fetched"
-    data = [json.dumps(["q", [{"role": "user", "content": [{"type": "text", "text": "hi"}]}], {"name": ""}, False])]
+    talk = [{"role": "assistant", "content": [{"type": "text", "text": "hi"}]}]
+    data = [json.dumps(["q", talk, {"name": ""}, False])]
     body = {"fn_index": target.events["chat_room._take"], "data": data, "session_hash": "text"}
     said = viewer.post(RUN, json=body).json()["data"][1]
     assert [turn["content"][0]["text"] for turn in said] == ["hi", "q"]

@@ -7,7 +7,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.catalog.devices import Device, precision
@@ -213,12 +213,21 @@ jobs = st.fixed_dictionaries(
 )
 
 
+SHORT = {name: values[0] for name, values in MORE.items()} | {
+    "finetuning_type": "lora", "per_device_train_batch_size": 2, "disable_gradient_checkpointing": True,
+    "quantization_bit": None,
+}  # fmt: skip
+
+
+@example(SHORT, "flash_attn", None, "cpu")
 @settings(max_examples=150, deadline=None, database=None)
 @given(jobs, st.sampled_from(sorted(MORE)), st.none() | some_rows, st.sampled_from(["cpu", "t4", "a100"]))
 def test_asking_for_more_never_takes_less(values, name, lengths, device):
     device = {"cpu": cpu(64 * GIGABYTE), "t4": t4(), "a100": a100()}[device]
     peaks = [estimate(TrainJob.from_values({**values, name: each}), SMALL, device, lengths) for each in MORE[name]]
     sizes = [each.peak_bytes for each in peaks]
+    if name == "flash_attn":  # with "auto" the cores of a CPU compute a part each, and have gradients of their own
+        sizes = [size - each.parts["gradients"] for size, each in zip(sizes, peaks, strict=True)]
     assert sizes == sorted(sizes)
 
 
