@@ -48,8 +48,8 @@ class UserError(Exception):
         return self.text()
 
     def __reduce__(self) -> tuple:
-        """So that another process can be told of it."""
-        return partial(type(self), self.key, **self.facts), ()
+        """So that another process can be told of it: facts that may not travel are sent as their text."""
+        return partial(type(self), self.key, **{name: _plain(each) for name, each in self.facts.items()}), ()
 
 
 class Refused(UserError):
@@ -64,3 +64,7 @@ class Refused(UserError):
 
     def text(self, language: str = "en") -> str:
         return "\n".join(f"{p.option}: {p.text(language)}" if p.option else p.text(language) for p in self.problems)
+
+
+def _plain(fact: Any) -> Any:
+    return fact if isinstance(fact, int | float) else str(fact)

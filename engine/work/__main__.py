@@ -39,8 +39,6 @@ WORK = {"train": "engine.work.train", "preflight": "engine.work.preflight", "exp
         "eval": "engine.work.evaluate", "data": "engine.work.inspect", "api": "engine.work.api.job"}  # fmt: skip
 LATE = ("gguf", "ollama", "chat", "data", "api", "export")
 """Kinds whose module loads libraries only when it has seen what the job needs."""
-
-
 OF_SEVERAL = ("train", "preflight")
 """Kinds that several processes may do together."""
 

@@ -11,11 +11,8 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import parent_process
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar
-
-import torch
 
 from engine.runs.record import StopRequested
 
@@ -67,7 +64,9 @@ def _result(process: Any, receiver: Connection) -> Any:
 
 
 def _do(work: Callable[[], Any], sender: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    end_with_parent()
     torch.set_num_threads(1)
     try:
         answer = None, work()
@@ -88,6 +87,11 @@ def _portable(error: BaseException) -> BaseException:
     return error
 
 
-def _end_with_parent() -> None:
-    wait([parent_process().sentinel])
-    os._exit(1)
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone: a worker that is killed cannot end its processes."""
+
+    def watch() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any
 
 from engine.catalog.conversations import Judged, Preference, to_example
 from engine.catalog.entry import Entry
@@ -29,6 +28,7 @@ from engine.errors import UserError
 from engine.options.jobs import TrainJob
 from engine.runs.record import Recorder
 from engine.words import has_words
+from engine.work.beside import end_with_parent
 from engine.work.chunks import Chunk, Counts, as_columns
 from engine.work.encode import AnyEncoded, Encoded, EncodedOpinion, EncodedPair, Encoder
 
@@ -151,13 +151,6 @@ def _put_back(first: list[NumberedRow], chunks: Iterator[list[NumberedRow]]) -> 
     yield from chunks
 
 
-class _Outcome(NamedTuple):
-    """What a process hands back: a chunk, or the key and facts of an error (which itself cannot be sent)."""
-
-    chunk: Chunk | None = None
-    error: tuple[str, dict[str, Any]] | None = None
-
-
 def _in_processes(encoder: RowEncoder, chunks: Iterator[list[NumberedRow]], processes: int) -> Iterator[Chunk]:
     with TemporaryDirectory() as folder:
         # By way of a file: what is handed to a process at its start must fit into a pipe, or a process that dies then
@@ -185,10 +178,7 @@ def _pooled(pool: ProcessPoolExecutor, chunks: Iterator[list[NumberedRow]], most
                     unread, is_read = error, True
             if not waiting:
                 break
-            outcome: _Outcome = waiting.popleft().result()
-            if outcome.error:
-                raise UserError(outcome.error[0], **outcome.error[1])
-            yield outcome.chunk
+            yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise UserError("encoding_process_died") from error
     finally:
@@ -205,21 +195,8 @@ def _start(encoder: Path) -> None:
     global _encoder
     _encoder = pickle.loads(encoder.read_bytes())
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other cores have processes of their own
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    """A worker that is killed cannot end its processes; they would wait for rows for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _encode(rows: list[NumberedRow]) -> _Outcome:
-    try:
-        return _Outcome(chunk=_encoder.chunk(rows))
-    except UserError as error:
-        return _Outcome(error=(error.key, {name: _plain(value) for name, value in error.facts.items()}))
-
-
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, int | float) else str(value)
+def _encode(rows: list[NumberedRow]) -> Chunk:
+    return _encoder.chunk(rows)
