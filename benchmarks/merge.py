@@ -6,8 +6,8 @@ Each is ``python app.py export`` as a user types it, with an adapter of rank 16 
 largest sum, over the command and all processes below it, looked at 50 times a second: of anonymous pages, which nobody
 can take away, and of file pages, which are those of libraries (weights are read, not mapped). A page that processes
 share counts once: of anonymous pages each process's part (PSS), of file pages those of the process that has most. The
-size of a shard is that of the generated files and of ``export_size``; the model is stored
-in bfloat16, and so is what is merged.
+size of a shard is that of the generated files and of ``export_size``; the model is stored in bfloat16, and so is what
+is merged.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.options.base import Options
 from engine.options.jobs import ExportJob, TrainJob
 from engine.runs.folder import Folder
 from engine.runs.read import read_state
@@ -28,14 +29,19 @@ def printed(code: str) -> dict:
     return json.loads(answer.stdout.rsplit("FOUND", 1)[1])
 
 
-def trained(model: Path, folder: Path, **options) -> dict:
-    """Do a training of one step as a worker does. Returns the modules loaded at its start and end, and its layers'."""
-    values = {"model_name_or_path": str(model), "dataset": "identity", "max_steps": 1, "output_dir": str(folder)}
-    job = TrainJob.from_values({**values, "template": "smollm2", "report_to": "none", **options})
+def asked(job: Options, folder: Path) -> Folder:
+    """The folder of a run as it is when its worker is started."""
     run = Folder(folder)
     folder.mkdir()
     write_job(run, job, "en")
-    update_state(run, kind="train", status="starting", pid=None, started_at=time.time(), finished_at=None)
+    update_state(run, kind=job.kind, status="starting", pid=None, started_at=time.time(), finished_at=None)
+    return run
+
+
+def trained(model: Path, folder: Path, **options) -> dict:
+    """Do a training of one step as a worker does. Returns the modules loaded at its start and end, and its layers'."""
+    values = {"model_name_or_path": str(model), "dataset": "identity", "max_steps": 1, "output_dir": str(folder)}
+    run = asked(TrainJob.from_values({**values, "template": "smollm2", "report_to": "none", **options}), folder)
     found = printed(
         "from engine.work import __main__ as worker\n"
         "found = {'at_once': sorted(sys.modules)}\n"
@@ -132,10 +138,7 @@ def test_garbage_is_collected_again_after_an_import_even_one_that_fails():
 def exported(model: Path, adapter: Path, folder: Path) -> dict:
     """Do a merge as a worker does. Returns the modules loaded in its end."""
     values = {"model_name_or_path": str(model), "adapter_name_or_path": str(adapter), "export_dir": str(folder / "out")}
-    run = Folder(folder)
-    folder.mkdir()
-    write_job(run, ExportJob.from_values(values), "en")
-    update_state(run, kind="export", status="starting", pid=None, started_at=time.time(), finished_at=None)
+    run = asked(ExportJob.from_values(values), folder)
     found = printed(
         "from engine.work import __main__ as worker\n"
         f"found = {{'code': worker.main({str(folder)!r}, None), 'in_the_end': sorted(sys.modules)}}"
